@@ -1,0 +1,49 @@
+# Each target works alone on a fresh clone: it makes .venv first, with what constraints.txt names.
+# PYTHON chooses the interpreter (3.11 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format proto clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP) ## Create .venv with the three packages and everything for development
+
+$(STAMP): constraints.txt pyproject.toml proto/pyproject.toml instrumentation/pyproject.toml collector/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Auditspan needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	@echo "==> Creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt pip
+	@echo "==> Installing Auditspan, ClickHouse's embedded engine (about 500 MB) and the development tools; a minute or two"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable proto --editable instrumentation --editable 'collector[embedded]' --group dev
+	@touch $@
+	@echo "==> Ready"
+
+demo: $(STAMP) ## Run the whole line on this machine: a small shop, its audit trail, and questions to it (KEEP=1 leaves it running)
+	@KEEP=$(KEEP) $(BIN)/python examples/shop/demo.py
+
+test: $(STAMP) ## Run all tests
+	@echo "==> Running the tests; about eight minutes on two cores"
+	@$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check format, lint rules, types and the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(STAMP) ## Format the code and apply safe fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+proto: $(STAMP) ## Generate proto/src from the .proto files
+	@$(BIN)/python proto/generate.py
+
+clean: ## Remove .venv and caches
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo

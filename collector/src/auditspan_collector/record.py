@@ -1,0 +1,201 @@
+"""The types that travel through the collector, one per hop. All are frozen; none does I/O.
+
+    bytes -> OtlpRequest -> AuditRecord -> Leaf -> (sealed) SealedBatch -> ClickHouse
+                                                      `-> Receipt -> the client
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Encoding = Literal["protobuf", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Whom a credential belongs to, and what it may say.
+
+    *services* holds glob patterns of ``service.name``; None allows every service. *instrumented* means that the
+    credential may speak for an instrumented service, so its ``audit.actor.origin`` counts.
+    """
+
+    name: str
+    tenant: str
+    services: tuple[str, ...] | None
+    instrumented: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OtlpRequest:
+    """One ExportTraceServiceRequest as it arrived, decompressed. *peer* is the connection's address."""
+
+    body: bytes
+    encoding: Encoding
+    sender: Sender
+    peer: str
+    received_unix_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """An event of a span; *attributes* and *attribute_types* as in AuditRecord."""
+
+    time_unix_ns: int
+    name: str
+    attributes: tuple[tuple[str, str], ...]
+    attribute_types: tuple[tuple[str, str], ...]
+    dropped_attributes_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanLink:
+    """A link of a span; *trace_id* and *span_id* are 16 and 8 bytes."""
+
+    trace_id: bytes
+    span_id: bytes
+    trace_state: str
+    flags: int
+    attributes: tuple[tuple[str, str], ...]
+    attribute_types: tuple[tuple[str, str], ...]
+    dropped_attributes_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One audited action: the leaf columns of ``audit.records`` in their order (schema.py gives their types).
+
+    Attribute maps are tuples of (key, text) in wire order, duplicates kept. The matching ``*_types`` name the
+    type of each value that is not a string: bool, int, double, bytes (base64), array and kvlist (plain JSON),
+    anyvalue (the OTLP JSON mapping, where plain JSON would lose a type) and empty; where a key repeats, all its
+    occurrences are named, strings too.
+    """
+
+    leaf_version: int
+    start_time_unix_ns: int
+    received_time_unix_ms: int
+    duration_ns: int
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes
+    audit_parent_span_id: bytes
+    trace_state: str
+    span_name: str
+    span_kind: str
+    status_code: str
+    status_message: str
+    service_name: str
+    tenant: str
+    record_id: bytes  # UUID, 16 bytes big endian
+    actor_id: str
+    actor_type: str
+    actor_origin: str
+    actor_roles: tuple[str, ...]
+    actor_session: str
+    actor_auth_method: str
+    actor_delegate: str
+    reason: str
+    action: str
+    outcome: str
+    target_type: str
+    target_id: str
+    client_address: str
+    sequence_stream: str
+    sequence_number: int
+    scope_name: str
+    scope_version: str
+    flags: int
+    dropped_attributes_count: int
+    dropped_events_count: int
+    dropped_links_count: int
+    resource_dropped_attributes_count: int
+    scope_dropped_attributes_count: int
+    resource_schema_url: str
+    scope_schema_url: str
+    attributes: tuple[tuple[str, str], ...]
+    attribute_types: tuple[tuple[str, str], ...]
+    resource_attributes: tuple[tuple[str, str], ...]
+    resource_attribute_types: tuple[tuple[str, str], ...]
+    resource_entity_refs: str  # JSON; OTLP's Resource.entity_refs, empty when there are none
+    scope_attributes: tuple[tuple[str, str], ...]
+    scope_attribute_types: tuple[tuple[str, str], ...]
+    events: tuple[SpanEvent, ...]
+    links: tuple[SpanLink, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A record, encoded and not yet sealed.
+
+    *content* is RowBinary of the leaf columns; *hash* is SHA-256(0x00 || content), 32 bytes. *identity* is the
+    same on every retry of the same record: SHA-256 over the content without its received time, first 16 bytes.
+    """
+
+    content: bytes
+    hash: bytes
+    identity: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What one request comes to: its leaves, and what was left out and why.
+
+    *spans* counts the spans in the request; *tagged* those that were audit-tagged; *invalid* those tagged spans
+    that were refused, with *problems* naming the first few ("span 00ab..: trace_id is all zeroes").
+    """
+
+    leaves: tuple[Leaf, ...]
+    spans: int
+    tagged: int
+    copies: int = 0  # ordinary copies of records that come by the spool; ignored
+    invalid: int = 0
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRange:
+    """Indexes *first* to *last* of a stream, both inside."""
+
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """Where a request's records were sealed. *duplicates* counts those that were already there."""
+
+    stream: str
+    ranges: tuple[IndexRange, ...]
+    duplicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to a request that was taken: durable when the client reads it.
+
+    *receipt* is None when the request had no record to keep; *rejected* and *problem* become OTLP's
+    ``partial_success``.
+    """
+
+    receipt: Receipt | None
+    rejected: int = 0
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBatch:
+    """Consecutive sealed records: RowBinary *rows* of ledger_stream, ledger_index and the leaf columns.
+
+    *root* is the Merkle tree hash of the stream up to and including the last record.
+    """
+
+    stream: str
+    first_index: int
+    count: int
+    rows: bytes = field(repr=False)
+    root: bytes = field(repr=False)
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last record."""
+        return self.first_index + self.count - 1

@@ -1,0 +1,1 @@
+"""Audit attributes for services that OpenTelemetry instruments."""

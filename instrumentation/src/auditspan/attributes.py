@@ -1,0 +1,71 @@
+"""The ``audit.*`` span attributes: the contract between an instrumented service and the collector.
+
+Names follow the draft OpenTelemetry audit conventions where those have them. Each constant is an attribute
+key; its comment gives the type and meaning of the value. Both sides import this module, so a name exists once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PREFIX: Final = "audit."  # a span is audit-tagged when a key starts with this
+
+RECORD_ID: Final = "audit.record.id"  # string, UUIDv7; set once per record, the same on every retry
+
+ACTOR_ID: Final = "audit.actor.id"  # string; who
+ACTOR_TYPE: Final = "audit.actor.type"  # string; one of ACTOR_TYPES
+ACTOR_ROLES: Final = "audit.actor.roles"  # string[]; roles or scopes held at that moment
+ACTOR_ORIGIN: Final = "audit.actor.origin"  # string; one of ORIGINS: how we know the actor
+ACTOR_SESSION: Final = "audit.actor.session_id"  # string; the session, hashed
+ACTOR_AUTH_METHOD: Final = "audit.actor.auth_method"  # string; how they authenticated
+ACTOR_DELEGATE: Final = "audit.actor.delegate"  # string; who acts for them
+
+ACTION: Final = "audit.action"  # string; one of ACTIONS or the application's own upper-case verb
+OUTCOME: Final = "audit.outcome"  # string; one of OUTCOMES
+REASON: Final = "audit.reason"  # string; the stated reason, or why it was denied
+
+TARGET_TYPE: Final = "audit.target.type"  # string; what kind of thing was acted on
+TARGET_ID: Final = "audit.target.id"  # string; which one
+
+PARENT_SPAN_ID: Final = "audit.parent.span_id"  # string, 16 hex digits; nearest audited span upstream
+SEQUENCE_STREAM: Final = "audit.sequence.stream_id"  # string; this process's emitter
+SEQUENCE_NUMBER: Final = "audit.sequence.number"  # int, from 1; a gap is a lost record
+SCHEMA_VERSION: Final = "audit.schema.version"  # string
+DELIVERY: Final = "audit.delivery"  # string; DELIVERY_SPOOL on the ordinary copy of a spooled record
+
+SCHEMA_VERSION_VALUE: Final = "1"
+DELIVERY_SPOOL: Final = "spool"
+
+# Why a record of ours carries a rejected audit-context or none; kept with the record, no column of its own.
+CONTEXT_REJECTED: Final = "audit.context.rejected"  # string: bad_signature, expired, wrong_trace, malformed
+
+ANONYMOUS: Final = "anonymous"  # actor id: the framework says that it is nobody
+UNKNOWN: Final = "unknown"  # actor id and outcome: nobody can say
+
+ACTOR_TYPES: Final = ("user", "service", "system")
+
+AUTHENTICATED: Final = "authenticated"
+ASSERTED: Final = "asserted"
+UNVERIFIED: Final = "unverified"
+ORIGINS: Final = (AUTHENTICATED, ASSERTED, UNVERIFIED)
+
+SUCCESS: Final = "success"
+FAILURE: Final = "failure"
+DENIED: Final = "denied"
+OUTCOMES: Final = (SUCCESS, FAILURE, DENIED, UNKNOWN)
+
+ACTIONS: Final = (
+    "LOGIN",
+    "LOGOUT",
+    "READ",
+    "CREATE",
+    "UPDATE",
+    "DELETE",
+    "EXECUTE",
+    "APPROVE",
+    "REJECT",
+    "EXPORT",
+    "IMPORT",
+    "GRANT",
+    "REVOKE",
+)

@@ -1,0 +1,1 @@
+"""Auditspan's messages: what the collector stores in its spool and answers to clients."""
