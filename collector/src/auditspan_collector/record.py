@@ -186,7 +186,8 @@ class Accepted:
 class SealedBatch:
     """Consecutive sealed records: RowBinary *rows* of ledger_stream, ledger_index and the leaf columns.
 
-    *root* is the Merkle tree hash of the stream up to and including the last record.
+    *root* is the Merkle tree hash of the stream up to and including the last record. *row_bytes* holds the
+    length of each row within *rows*, so that some can be sent without the others.
     """
 
     stream: str
@@ -194,6 +195,7 @@ class SealedBatch:
     count: int
     rows: bytes = field(repr=False)
     root: bytes = field(repr=False)
+    row_bytes: tuple[int, ...] = field(default=(), repr=False)
 
     @property
     def last_index(self) -> int:

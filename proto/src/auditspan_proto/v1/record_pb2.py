@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61uditspan/v1/record.proto\x12\x0c\x61uditspan.v1\"]\n\x0bSealedBatch\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\x0c\x12\x0c\n\x04root\x18\x05 \x01(\x0c\"_\n\x0bInsertRange\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x19\n\x11started_unix_nano\x18\x04 \x01(\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61uditspan/v1/record.proto\x12\x0c\x61uditspan.v1\"p\n\x0bSealedBatch\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\r\x12\x0c\n\x04rows\x18\x04 \x01(\x0c\x12\x0c\n\x04root\x18\x05 \x01(\x0c\x12\x11\n\trow_bytes\x18\x06 \x03(\r\"_\n\x0bInsertRange\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\x04\x12\x12\n\nlast_index\x18\x02 \x01(\x04\x12\x0c\n\x04root\x18\x03 \x01(\x0c\x12\x19\n\x11started_unix_nano\x18\x04 \x01(\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,7 +32,7 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'auditspan.v1.record_pb2', _
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEALEDBATCH']._serialized_start=43
-  _globals['_SEALEDBATCH']._serialized_end=136
-  _globals['_INSERTRANGE']._serialized_start=138
-  _globals['_INSERTRANGE']._serialized_end=233
+  _globals['_SEALEDBATCH']._serialized_end=155
+  _globals['_INSERTRANGE']._serialized_start=157
+  _globals['_INSERTRANGE']._serialized_end=252
 # @@protoc_insertion_point(module_scope)

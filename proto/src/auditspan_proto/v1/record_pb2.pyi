@@ -1,22 +1,26 @@
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable
 from typing import ClassVar as _ClassVar, Optional as _Optional
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SealedBatch(_message.Message):
-    __slots__ = ("stream", "first_index", "count", "rows", "root")
+    __slots__ = ("stream", "first_index", "count", "rows", "root", "row_bytes")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     ROOT_FIELD_NUMBER: _ClassVar[int]
+    ROW_BYTES_FIELD_NUMBER: _ClassVar[int]
     stream: str
     first_index: int
     count: int
     rows: bytes
     root: bytes
-    def __init__(self, stream: _Optional[str] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ..., rows: _Optional[bytes] = ..., root: _Optional[bytes] = ...) -> None: ...
+    row_bytes: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, stream: _Optional[str] = ..., first_index: _Optional[int] = ..., count: _Optional[int] = ..., rows: _Optional[bytes] = ..., root: _Optional[bytes] = ..., row_bytes: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class InsertRange(_message.Message):
     __slots__ = ("first_index", "last_index", "root", "started_unix_nano")
