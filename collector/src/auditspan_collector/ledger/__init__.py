@@ -1,0 +1,1 @@
+"""Give each record its place in an append-only sequence that nobody can change unseen."""

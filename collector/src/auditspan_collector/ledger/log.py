@@ -1,0 +1,68 @@
+"""The append: give records their indexes in a stream and say what the stream is then.
+
+Pure: nothing here is durable. Whoever keeps the batch must keep the ledger's new state with it, in one
+transaction, or an index could be given twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from auditspan_collector.ledger.merkle import EMPTY_TREE, Frontier
+from auditspan_collector.record import SealedBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from auditspan_collector.record import Leaf
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerState:
+    """Where the ledger *stream* stands: the tree over all records sealed so far."""
+
+    stream: str
+    frontier: Frontier = EMPTY_TREE
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next record gets; also the number of records sealed."""
+        return self.frontier.size
+
+
+def append(state: LedgerState, leaves: Sequence[Leaf]) -> tuple[SealedBatch, LedgerState]:
+    """Seal *leaves* (at least one) in their order: the batch of their rows, and the ledger after them.
+
+    A row is RowBinary of ``ledger_stream String`` and ``ledger_index UInt64``, followed by the leaf's content.
+    """
+    first = state.next_index
+    stream = _string(state.stream)
+    rows: list[bytes] = []
+    lengths: list[int] = []
+    prefix_bytes = len(stream) + 8
+    for index, leaf in enumerate(leaves, first):
+        rows += (stream, index.to_bytes(8, "little"), leaf.content)
+        lengths.append(prefix_bytes + len(leaf.content))
+    frontier = state.frontier.append([leaf.hash for leaf in leaves])
+    batch = SealedBatch(
+        stream=state.stream,
+        first_index=first,
+        count=len(leaves),
+        rows=b"".join(rows),
+        root=frontier.root(),
+        row_bytes=tuple(lengths),
+    )
+    return batch, LedgerState(state.stream, frontier)
+
+
+def _string(text: str) -> bytes:
+    """RowBinary String: unsigned LEB128 length, then UTF-8 (ClickHouse docs, interfaces/formats/RowBinary)."""
+    data = text.encode()
+    size = len(data)
+    head = bytearray()
+    while size >= 0x80:
+        head.append(size & 0x7F | 0x80)
+        size >>= 7
+    head.append(size)
+    return bytes(head) + data

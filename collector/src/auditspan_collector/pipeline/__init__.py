@@ -1,0 +1,1 @@
+"""Carry records over the durability line: intake before it, drain after it."""
