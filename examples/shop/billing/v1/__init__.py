@@ -1,0 +1,1 @@
+"""Billing's gRPC interface, generated from billing.proto beside this file."""

@@ -1,0 +1,1 @@
+"""Keeps the orders, and asks billing for the money and for giving it back."""
