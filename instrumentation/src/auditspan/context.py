@@ -1,23 +1,34 @@
 """The actor, and the audited span that the current code runs in.
 
 Two kinds of state. An *AuditedSpan* hangs on the SDK span it belongs to, so that code in a thread pool, in a
-dependency or under a child span finds it through whatever span is current; it is mutable until the span ends.
+dependency or under a child span finds it through whatever span is current; it is filled until the span ends.
 An *Upstream* travels in the OpenTelemetry context: what the signed ``audit-context`` of the caller said.
+
+``current()`` looks in three places, the surest first: the current span itself; the OpenTelemetry context (for code
+under a child span that ordinary sampling dropped, which is an object without state); the entry spans of this
+trace that are open in this process, when there is only one. Where two are open and nothing says which, it finds
+none: an action without a name is better than an action under somebody else's.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import threading
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 
 from auditspan import attributes as names
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan
 
 _UPSTREAM = otel_context.create_key("auditspan-upstream")
+_STATE = otel_context.create_key("auditspan-state")
+_SLOT: Final = "_auditspan"  # attribute of an SDK span object
+_MAX_LIVE_TRACES: Final = 65_536  # spans that are never ended must not fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,25 +58,106 @@ class Upstream:
     rejected: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a framework tells of one request; empty strings where it can't say.
+
+    *changes* says whether the request may change something. *route* is the pattern that reads are asked for by:
+    ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``.
+    """
+
+    action: str = ""
+    outcome: str = ""
+    reason: str = ""
+    target_type: str = ""
+    target_id: str = ""
+    route: str = ""
+    changes: bool = False
+
+
+class Source(Protocol):
+    """One request in the eyes of its framework; an extractor puts it on the entry span's state."""
+
+    def actor(self) -> Actor | None:
+        """Whom the framework authenticated so far, or None when it can't say.
+
+        May be called at any moment of the request, also before authentication ran, and from any thread.
+        """
+
+    def facts(self, span: ReadableSpan) -> Facts:
+        """What is known by now. Called when the response starts (*span* is open) and when *span* has ended."""
+
+
+@dataclass(slots=True, eq=False)
 class AuditedSpan:
     """What is known so far about the record that a span may become; filled until the span ends.
 
-    *wanted* is None until a rule or the application decides; True makes a record, False never does. An entry
-    span (SERVER, CONSUMER) has no parent here; a span inside it points to the nearest audited one around it.
+    Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
+    means that the application asked for a record. *certain* means that there will be one, whatever the outcome.
+    An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
+    one in this process. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
+    trace_id: int
     entry: bool
     upstream: Upstream = field(default_factory=Upstream)
     parent: AuditedSpan | None = None
-    wanted: bool | None = None
+    source: Source | None = None
+    wanted: bool = False
+    certain: bool = False
+    ended: bool = False
     actor: Actor | None = None
     action: str = ""
     outcome: str = ""
     reason: str = ""
     target_type: str = ""
     target_id: str = ""
+
+    def root(self) -> AuditedSpan:
+        """The entry span around this one, or the outermost audited span where nothing came in."""
+        state = self
+        while not state.entry and state.parent is not None:
+            state = state.parent
+        return state
+
+    def effective_actor(self) -> Actor:
+        """Who acts here: the application's word, the framework's, the signed upstream's, in this order.
+
+        A service that authenticated itself and relays a user is that user's delegate. Never raises.
+        """
+        said = self.actor
+        if said is not None:
+            return said
+        framework = self._from_framework()
+        named = framework is not None and framework.id != names.ANONYMOUS
+        if framework is not None and named and framework.type == "user":
+            return framework
+        asserted = self.upstream.actor
+        if asserted is not None:
+            relay = framework.id if framework is not None and named else self.upstream.service
+            return replace(asserted, origin=names.ASSERTED, delegate=asserted.delegate or relay)
+        if self.parent is not None:
+            return self.parent.effective_actor()
+        return framework or Actor(names.UNKNOWN, origin=names.UNVERIFIED)
+
+    def parent_record(self) -> str:
+        """Span id (16 hex digits, or empty) of the nearest record around this span, also across services."""
+        if self.entry and self.parent is None:
+            return self.upstream.parent_span_id
+        return self.parent.nearest_record() if self.parent is not None else ""
+
+    def nearest_record(self) -> str:
+        """The span's own id when it is sure to become a record, otherwise that of the nearest one around it."""
+        return self.span_id if self.wanted or self.certain else self.parent_record()
+
+    def _from_framework(self) -> Actor | None:
+        if self.source is None:
+            return None
+        try:
+            return self.source.actor()
+        except Exception:  # noqa: BLE001 - an application's user object may raise anything; it names nobody then
+            return None
 
 
 def upstream(context: Context | None = None) -> Upstream:
@@ -77,3 +169,79 @@ def upstream(context: Context | None = None) -> Upstream:
 def with_upstream(value: Upstream, context: Context | None = None) -> Context:
     """*context* with *value* as the caller's ``audit-context``."""
     return otel_context.set_value(_UPSTREAM, value, context)
+
+
+def with_state(state: AuditedSpan, context: Context | None = None) -> Context:
+    """*context* with *state* as the audited span that code runs in."""
+    return otel_context.set_value(_STATE, state, context)
+
+
+def current(context: Context | None = None) -> AuditedSpan | None:
+    """The audited span that code under *context* (default: the current one) runs in, or None."""
+    span = trace.get_current_span(context)
+    found = of_span(span)
+    if found is not None:
+        return found
+    span_context = span.get_span_context()
+    if not span_context.is_valid or span_context.is_remote:
+        return None
+    found = _in_context(context, span_context.trace_id)
+    return found if found is not None else live.only(span_context.trace_id)
+
+
+def of_span(span: object) -> AuditedSpan | None:
+    """The audited span that *span* belongs to: its own state, or that of the nearest one around it."""
+    found = getattr(span, _SLOT, None)
+    return found if isinstance(found, AuditedSpan) else None
+
+
+def bind(span: object, state: AuditedSpan) -> None:
+    """Let code under *span* find *state*."""
+    setattr(span, _SLOT, state)
+
+
+def _in_context(context: Context | None, trace_id: int) -> AuditedSpan | None:
+    # An earlier request may have left its state in a reused thread: only the same trace counts, and there an
+    # open span before one that has ended.
+    state = otel_context.get_value(_STATE, context)
+    ended: AuditedSpan | None = None
+    while isinstance(state, AuditedSpan):
+        if state.trace_id == trace_id:
+            if not state.ended:
+                return state
+            ended = ended or state
+        state = state.parent
+    return ended
+
+
+class _Live:
+    """The outermost audited spans that are open in this process, by trace id."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_trace: dict[int, tuple[AuditedSpan, ...]] = {}
+
+    def add(self, state: AuditedSpan) -> None:
+        with self._lock:
+            if len(self._by_trace) >= _MAX_LIVE_TRACES:
+                self._by_trace.pop(next(iter(self._by_trace)))
+            self._by_trace[state.trace_id] = (*self._by_trace.get(state.trace_id, ()), state)
+
+    def remove(self, state: AuditedSpan) -> None:
+        with self._lock:
+            left = tuple(s for s in self._by_trace.pop(state.trace_id, ()) if s is not state)
+            if left:
+                self._by_trace[state.trace_id] = left
+
+    def only(self, trace_id: int) -> AuditedSpan | None:
+        """The one that is open in the trace, None when there are several or none."""
+        found = self._by_trace.get(trace_id, ())
+        return found[0] if len(found) == 1 else None
+
+    def after_fork(self) -> None:
+        """In the child: another thread may have held the lock."""
+        self._lock = threading.Lock()
+
+
+# Global because OpenTelemetry's context is: a span that sampling dropped leads nowhere else.
+live: Final = _Live()
