@@ -36,12 +36,14 @@ class ConfigError(AuditspanError):
 class InvalidRequest(AuditspanError):  # noqa: N818 - named after gRPC's INVALID_ARGUMENT
     """The request's bytes are not OTLP.
 
-    *offset* counts bytes from the start of the decompressed body; *field* is the path of the message field,
-    for instance ``resource_spans[0].scope_spans[2].spans[13].attributes[4].key``.
+    *offset* counts bytes from the start of the decompressed body, None where only the path is known (a JSON value
+    that does not fit its field); *field* is the path of the message field, for instance
+    ``resource_spans[0].scope_spans[2].spans[13].attributes[4].key``.
     """
 
-    def __init__(self, problem: str, *, offset: int, field: str) -> None:
-        super().__init__(f"{field or 'request'} at byte {offset}: {problem}")
+    def __init__(self, problem: str, *, offset: int | None, field: str) -> None:
+        place = "" if offset is None else f" at byte {offset}"
+        super().__init__(f"{field or 'request'}{place}: {problem}")
         self.problem = problem
         self.offset = offset
         self.field = field
