@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
 )
 @click.version_option(importlib.metadata.version("auditspan-collector"), prog_name="auditspan")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def auditspan(debug: bool) -> None:  # noqa: ARG001, FBT001 - LazyGroup.invoke reads it; click passes it by name
+def auditspan(debug: bool) -> None:  # noqa: FBT001 - LazyGroup.invoke reads it; click passes it by name
     """Keep audit-tagged spans, seal them, and find out who did what."""
 
 

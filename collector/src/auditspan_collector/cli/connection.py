@@ -26,7 +26,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import click
 
-from auditspan_collector.cli.data_folder import default_data_folder
 from auditspan_collector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -105,12 +104,11 @@ def resolve(
 ) -> clickhouse.Config:
     """The connection, by the order in the module's docstring. Raises ConfigError on a file that can't be read."""
     from auditspan_collector.clickhouse import Config  # noqa: PLC0415 - keeps `--help` fast
+    from auditspan_collector.config import default_data_folder, load  # noqa: PLC0415 - keeps `--help` fast
 
     if url:
         return Config(**_from_url(url, user=user, database=database))
     if config_file:
-        from auditspan_collector.config import load  # noqa: PLC0415 - keeps `--help` fast
-
         return load(config_file).clickhouse
     folder = data or default_data_folder(os.environ)
     if written := read_connection_file(folder):

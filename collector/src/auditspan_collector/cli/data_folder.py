@@ -1,27 +1,14 @@
-"""Where one machine's Auditspan keeps its things, when nobody says otherwise."""
+"""The folder in which one machine's Auditspan keeps its things."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditspan_collector.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-
-def default_data_folder(environ: Mapping[str, str]) -> Path:
-    """``$AUDITSPAN_DATA``, else ``$XDG_DATA_HOME/auditspan``, else ``~/.local/share/auditspan``; not created.
-
-    A relative XDG_DATA_HOME is ignored, as the XDG Base Directory Specification asks.
-    """
-    if named := environ.get("AUDITSPAN_DATA"):
-        return Path(named).absolute()
-    xdg = environ.get("XDG_DATA_HOME", "")
-    base = Path(xdg) if xdg.startswith("/") else Path(environ.get("HOME") or "/") / ".local" / "share"
-    return base / "auditspan"
+    from pathlib import Path
 
 
 def make_private_folder(path: Path) -> Path:

@@ -1,0 +1,39 @@
+"""Take OTLP in, over gRPC and HTTP, and answer as the OTLP specification says.
+
+A receiver turns bytes into an OtlpRequest with a known Sender, hands it to *submit* and answers with what comes
+back: nothing is decoded here, and OK is said only after *submit* returned.
+
+    config    the operator's settings, and the addresses to listen on
+    senders   whom a token belongs to
+    answers   what a result or an error looks like on the wire (DESIGN, "Accepting and refusing")
+    grpc      port 4317
+    http      port 4318
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from auditspan_collector.receiver.config import Config
+
+if TYPE_CHECKING:
+    from auditspan_collector.record import Accepted, OtlpRequest
+
+__all__ = ["Config", "ReceiverMetrics", "Submit"]
+
+
+class Submit(Protocol):
+    """Keep a request's records; thread-safe, blocks until they are on disk.
+
+    Raises InvalidRequest, TooLarge, PermissionDenied, SpoolFull or ShuttingDown, and then nothing was kept.
+    """
+
+    def __call__(self, request: OtlpRequest, /) -> Accepted:
+        """Answer for *request*."""
+
+
+class ReceiverMetrics(Protocol):
+    """What a receiver counts; thread-safe."""
+
+    def answered(self, transport: str, outcome: str, *, body_bytes: int, duration_s: float) -> None:
+        """A request over *transport* (grpc, http) was answered: *outcome* is ``ok`` or a Refusal's reason."""
