@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditspan_collector.ledger.merkle import EMPTY_TREE, Frontier
+from auditspan_collector.ledger.merkle import EMPTY_TREE
 from auditspan_collector.record import SealedBatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from auditspan_collector.ledger.merkle import Frontier
     from auditspan_collector.record import Leaf
 
 

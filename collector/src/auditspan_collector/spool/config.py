@@ -1,0 +1,173 @@
+"""What an operator decides about the spool, and which decisions can't work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import msgspec
+
+from auditspan_collector.errors import ConfigError
+
+MIB = 1 << 20
+MIN_BYTES = 64 * MIB
+
+# Disk that one remembered record costs at most: a commit of a single record makes an entry of 38 bytes, and LMDB's
+# pages are filled in order.
+SEEN_BYTES_PER_RECORD = 40
+
+# How far a full spool is stretched while something is deleted; the file grows only by what copying needs.
+STRETCH_BYTES = 4 * MIB
+
+DATA_FILE = "data.mdb"
+LOCK_FILE = "owner.lock"
+# What a spool's folder may hold; lost+found is what a freshly made volume brings along.
+OWN_FILES = frozenset({DATA_FILE, "lock.mdb", LOCK_FILE, "lost+found"})
+
+_MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "ceph", "fuse.glusterfs"}
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ``spool`` section.
+
+    Attributes:
+        path: The folder; made with mode 0700 when it is missing. It must be on a local disk.
+        max_bytes: Size that the folder never exceeds. It bounds how long ClickHouse may be away: when it is used
+            up, senders are asked to come back later. Disk is taken as it is needed, and kept for reuse.
+        dedup_window_records: How many of the latest records are remembered to recognise a sender's retry. A retry
+            from before is stored again, which the reading views hide. Costs about 100 bytes of memory a record.
+        allow_memory_filesystem: For tests: let *path* be on tmpfs, where a reboot loses what was acknowledged.
+
+    """
+
+    path: str = "/var/lib/auditspan/spool"
+    max_bytes: int = 8 << 30
+    dedup_window_records: int = 500_000
+    allow_memory_filesystem: bool = False
+
+    @property
+    def reserve_bytes(self) -> int:
+        """Part of *max_bytes* that no batch may take.
+
+        The memory of seen records lives there, and LMDB's copies of pages: deleting needs room too, and a spool
+        that could not delete would never recover from being full.
+        """
+        copies = max(8 * MIB, self.max_bytes // 16)
+        return self.dedup_window_records * SEEN_BYTES_PER_RECORD + copies + STRETCH_BYTES
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Disk that batches may take."""
+        return self.max_bytes - self.reserve_bytes
+
+
+def check(config: Config) -> tuple[str, ...]:
+    """Find out, without changing anything, whether a spool can live as *config* says.
+
+    Returns warnings, one line each. Raises ConfigError for what can't work: "path: value; what is allowed".
+    """
+    _check_sizes(config)
+    folder = Path(config.path)
+    if not folder.is_absolute():
+        raise ConfigError(f"spool.path: {config.path!r} is relative; give an absolute path")
+    existing = _nearest_existing(folder)
+    _check_folder(folder, existing)
+    return _check_file_system(config, existing)
+
+
+def _check_sizes(config: Config) -> None:
+    if config.dedup_window_records < 0:
+        raise ConfigError(f"spool.dedup_window_records: {config.dedup_window_records}; 0 (off) or more")
+    if config.max_bytes < MIN_BYTES:
+        raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too small; at least {MIN_BYTES} (64 MiB)")
+    if config.capacity_bytes < config.max_bytes // 3:
+        without = msgspec.structs.replace(config, dedup_window_records=0)
+        most = (without.capacity_bytes - config.max_bytes // 3) // SEEN_BYTES_PER_RECORD
+        raise ConfigError(
+            f"spool.dedup_window_records: {config.dedup_window_records} leaves too little of spool.max_bytes "
+            f"({config.max_bytes}) for records; at most {most}, or a larger spool.max_bytes"
+        )
+
+
+def _nearest_existing(folder: Path) -> Path:
+    for candidate in (folder, *folder.parents):
+        try:
+            if candidate.exists():
+                return candidate
+        except PermissionError as error:
+            raise ConfigError(
+                f"spool.path: {folder} can't be reached: no permission at {candidate}"
+            ) from error
+    return Path("/")
+
+
+def _check_folder(folder: Path, existing: Path) -> None:
+    if not existing.is_dir():
+        raise ConfigError(
+            f"spool.path: {existing} is not a folder; give the path of a folder or of one to be made"
+        )
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(
+            f"spool.path: {existing} is not writable for user id {os.geteuid()}; choose another or chown it"
+        )
+    if existing != folder:
+        return
+    if not os.access(folder, os.R_OK):
+        raise ConfigError(
+            f"spool.path: {folder} is not readable for user id {os.geteuid()}; choose another or chown it"
+        )
+    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN_FILES)
+    if foreign:
+        raise ConfigError(f"spool.path: {folder} holds other files ({foreign[0]}); give a folder of its own")
+
+
+def _check_file_system(config: Config, existing: Path) -> tuple[str, ...]:
+    kind = file_system(existing)
+    if kind in _MEMORY and not config.allow_memory_filesystem:
+        raise ConfigError(
+            f"spool.path: {config.path} is memory ({kind}); a reboot would lose records. Choose a disk, "
+            "or set spool.allow_memory_filesystem: true for tests"
+        )
+    if kind in _REMOTE:
+        raise ConfigError(
+            f"spool.path: {config.path} is on a network file system ({kind}), where LMDB's files are not safe. "
+            "Choose a local disk"
+        )
+    try:
+        already = (Path(config.path) / DATA_FILE).stat().st_size
+    except FileNotFoundError:
+        already = 0
+    free = shutil.disk_usage(existing).free
+    if free + already < config.max_bytes:
+        warning = (
+            f"spool.max_bytes: {config.max_bytes}, but the disk of {config.path} has only {free} bytes free; "
+            "senders will be refused when that is used up"
+        )
+        return (warning,)
+    return ()
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that *path* is on, as /proc/mounts names it; "" when that can't be told."""
+    try:
+        mounts = Path("/proc/mounts").read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    resolved = path.resolve()
+    deepest, kind = -1, ""
+    for line in mounts:
+        fields = line.split(" ")
+        point = Path(_unescape(fields[1]))
+        # Of two mounts at one point the later hides the earlier.
+        if resolved.is_relative_to(point) and len(point.parts) >= deepest:
+            deepest, kind = len(point.parts), fields[2]
+    return kind
+
+
+def _unescape(field: str) -> str:
+    """Undo proc(5)'s octal escapes of white space and backslash."""
+    for code, text in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        field = field.replace(code, text)
+    return field

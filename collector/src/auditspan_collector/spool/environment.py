@@ -1,0 +1,208 @@
+"""One LMDB environment for one process: whole transactions or nothing, and errors in the collector's words.
+
+LMDB writes copies of the pages that a transaction changes, syncs them, and then writes and syncs one meta page that
+points to them. So a crash at any moment leaves the last committed state, and opening needs no recovery.
+
+- Sync is on for data and for the meta page. Without the latter, a commit that was acknowledged could be undone.
+- A read transaction is closed before its caller goes on. One held open keeps every page freed since from reuse.
+- Pages that a transaction frees can be reused by the second one after it. Deleting copies pages as well; so
+  a full map could neither delete nor, after deleting, take new data. *write* finds the way out of both.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, TypeVar
+
+import lmdb
+
+from auditspan_collector.errors import ShuttingDown, SpoolDamaged, SpoolFull
+from auditspan_collector.spool.config import DATA_FILE, MIB, STRETCH_BYTES
+from auditspan_collector.spool.values import damaged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from auditspan_collector.errors import AuditspanError
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+# LMDB may leave a few pages at the file's end unwritten; a file that lacks more than that has been cut.
+_UNWRITTEN_PAGES = 256
+# Mapped pages count as the process's memory once they were read, until they are unmapped.
+_REMAP_BYTES = 64 * MIB
+RETRY_AFTER_S = 5.0
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM}
+_DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
+
+
+class Environment:
+    """The LMDB files in *folder*, never larger than *max_bytes*; thread-safe.
+
+    *batches*, *meta* and *seen* are its sub-databases, valid inside *read* and *write* only.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        """Open, creating what is missing. Raises SpoolDamaged, SpoolFull."""
+        self._folder = folder
+        self._map_bytes = max_bytes - STRETCH_BYTES
+        # Taken in this order. The map is moved with both held: no transaction may be open then.
+        self._writing = threading.Lock()
+        self._mapping = threading.Lock()
+        self._read_bytes = 0
+        self._env: lmdb.Environment | None = None
+        try:
+            self._open()
+        except lmdb.Error as error:
+            raise translate(error, folder) from error
+
+    def _open(self) -> None:
+        self._env = lmdb.open(
+            str(self._folder),
+            map_size=self._map_bytes,
+            max_dbs=3,
+            max_readers=4,
+            mode=0o600,
+            sync=True,
+            metasync=True,
+        )
+        self._inode = self._data_inode()
+        self._refuse_a_cut_file(self._env)
+        self.batches = self._env.open_db(b"batches")
+        self.meta = self._env.open_db(b"meta")
+        self.seen = self._env.open_db(b"seen")
+
+    def _data_inode(self) -> tuple[int, int]:
+        status = (self._folder / DATA_FILE).stat()
+        return status.st_dev, status.st_ino
+
+    def _refuse_a_cut_file(self, env: lmdb.Environment) -> None:
+        """Reading a mapped page behind the file's end would kill the process (SIGBUS)."""
+        size = (self._folder / DATA_FILE).stat().st_size
+        page = env.stat()["psize"]
+        if size + _UNWRITTEN_PAGES * page < (env.info()["last_pgno"] + 1) * page:
+            raise damaged(str(self._folder / DATA_FILE), "the file is shorter than its content")
+
+    def read(self, look: Callable[[lmdb.Transaction[bytes]], T]) -> T:
+        """What *look* returns from one consistent state. It must copy what it keeps.
+
+        Raises SpoolDamaged, ShuttingDown when closed.
+        """
+        with self._mapping:
+            env = self._opened()
+            try:
+                with env.begin() as transaction:
+                    return look(transaction)
+            except lmdb.Error as error:
+                raise translate(error, self._folder) from error
+
+    def write(self, change: Callable[[lmdb.Transaction[memoryview]], T], *, frees: bool = False) -> T:
+        """Do *change* in one transaction; on return it survives power loss.
+
+        *change* may run more than once and must have no effect but on the transaction. *frees* says that it
+        makes room, and must succeed when there is none. Raises SpoolFull with nothing changed; after an input or
+        output error, nothing or all. Raises SpoolDamaged, ShuttingDown when closed.
+        """
+        with self._writing:
+            self._refuse_a_lost_folder()
+            try:
+                return self._attempt(change)
+            except lmdb.MapFullError:
+                return self._attempt_when_full(change, frees=frees)
+            except lmdb.PanicError:
+                # LMDB refuses all further work after it failed to write a meta page; the files are sound.
+                log.warning("spool %s: reopening after a failed write", self._folder)
+                self._reopen()
+                return self._translated(change)
+            except lmdb.Error as error:
+                raise translate(error, self._folder) from error
+
+    def _attempt(self, change: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
+        with self._opened().begin(write=True, buffers=True) as transaction:
+            return change(transaction)
+
+    def _translated(self, change: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
+        try:
+            return self._attempt(change)
+        except lmdb.Error as error:
+            raise translate(error, self._folder) from error
+
+    def _attempt_when_full(self, change: Callable[[lmdb.Transaction[memoryview]], T], *, frees: bool) -> T:
+        self._remap(self._map_bytes + STRETCH_BYTES)
+        try:
+            if frees:
+                return self._translated(change)
+            # A transaction that changes next to nothing, so that what the last one freed can be reused.
+            self._translated(lambda txn: txn.put(b"turn", os.urandom(8), db=self.meta))
+        finally:
+            self._remap(self._map_bytes)
+        return self._translated(change)
+
+    def _remap(self, size: int) -> None:
+        # LMDB keeps the map as large as its used pages, however little is asked for.
+        with self._mapping:
+            self._opened().set_mapsize(size)
+
+    def forget_pages(self, read_bytes: int) -> None:
+        """Count bytes that were read through the map, and now and then unmap what was.
+
+        A drained backlog of gigabytes would else stand as the process's memory until the kernel wants it back.
+        """
+        self._read_bytes += read_bytes
+        if self._read_bytes >= _REMAP_BYTES:
+            self._read_bytes = 0
+            with self._writing:
+                self._remap(self._map_bytes)
+
+    def _refuse_a_lost_folder(self) -> None:
+        """A commit to files that nobody can open again would be acknowledged and lost."""
+        try:
+            found = self._data_inode()
+        except FileNotFoundError:
+            found = None
+        if found != self._inode:
+            raise SpoolDamaged(
+                f"spool: {self._folder} was removed or replaced while in use; restart the collector, which starts "
+                "an empty spool and a new stream"
+            )
+
+    def _reopen(self) -> None:
+        with self._mapping:
+            self._opened().close()
+            self._open()
+
+    def _opened(self) -> lmdb.Environment:
+        if self._env is None:
+            raise ShuttingDown("the spool is closed")
+        return self._env
+
+    def close(self) -> None:
+        """Close the files once running transactions are done; may be called again."""
+        with self._writing, self._mapping:
+            if self._env is not None:
+                self._env.close()
+                self._env = None
+
+
+def translate(error: lmdb.Error, folder: Path) -> AuditspanError:
+    """*error* as the collector's own, saying what to do."""
+    if isinstance(error, lmdb.MapFullError):
+        return SpoolFull(
+            f"spool {folder} is full; it empties when ClickHouse takes records again, or raise spool.max_bytes",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    if isinstance(error, _DAMAGE):
+        return damaged(str(folder), f"LMDB can't read it ({error})")
+    code = getattr(error, "code", 0)
+    if code in _NO_ROOM or isinstance(error, (lmdb.DiskError, lmdb.MemoryError, lmdb.PanicError)):
+        return SpoolFull(
+            f"spool {folder} can't be written: {error}; free disk space or check the disk",
+            retry_after_s=RETRY_AFTER_S,
+        )
+    return damaged(str(folder), f"LMDB failed ({error})")

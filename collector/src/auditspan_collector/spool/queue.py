@@ -1,0 +1,445 @@
+"""The durable queue: seal and keep, hand out in order, forget once stored.
+
+    commit   seals records; batch, ledger and what was seen go to disk in ONE transaction
+    read     the next range, the same one until it is released
+    begin_insert, in_flight   the range that ClickHouse may already have, remembered over a crash
+    release  removes it
+
+Sub-databases: *batches* maps a batch's first index to it; *seen* maps the same index to the identities of that
+batch's records (16 bytes each), the oldest removed in the transaction that adds the newest; *meta* holds the format,
+the stream's ledger, the position and the range in flight. The identities are in memory too, as a set; the disk's
+copy is written in order and read once, at start. As keys of a B-tree they would cost two random pages a record.
+
+Crash argument: each method is one transaction. Memory follows the disk, never the other way round: it changes after
+the commit, and is compared with the disk when a commit has failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditspan_collector.errors import ConfigError, SpoolFull
+from auditspan_collector.ledger.log import LedgerState, append
+from auditspan_collector.record import IndexRange, SealedBatch
+from auditspan_collector.spool import folder as spool_folder
+from auditspan_collector.spool import values
+from auditspan_collector.spool.config import check
+from auditspan_collector.spool.environment import RETRY_AFTER_S, Environment
+from auditspan_collector.spool.values import Position, index_key, key_index
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import lmdb
+
+    from auditspan_collector.record import Leaf
+    from auditspan_collector.spool.config import Config
+    from auditspan_collector.spool.values import InFlight
+
+log = logging.getLogger(__name__)
+
+FORMAT = b"1"
+IDENTITY_BYTES = 16
+_PAGE = 4096
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a commit came to: one entry a leaf, its index, or None for a record that was already there."""
+
+    stream: str
+    indexes: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is not released yet: *records*, and the disk they take in *bytes*, rounded up to pages."""
+
+    records: int
+    bytes: int
+
+
+class Spool:
+    """A durable queue of sealed records in one folder; thread-safe.
+
+    Two threads use it for long: one commits, one reads and releases. Methods raise SpoolDamaged when what is on disk
+    is not what was written, and ShuttingDown after *close*.
+    """
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        deployment: str,
+        collector: str,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> Spool:
+        """Open the spool at ``config.path``, creating it when it is missing.
+
+        A new one draws a new stream ``<deployment>/<collector>/<16 hex digits>``; an existing one goes on with its
+        own, whatever the names are now. Raises ConfigError, SpoolInUse, SpoolDamaged, SpoolFull.
+        """
+        for setting, name in (("deployment", deployment), ("name", collector)):
+            if not _NAME.fullmatch(name):
+                raise ConfigError(
+                    f"collector.{setting}: {name!r}; 1 to 128 letters, digits, dots, dashes, underscores"
+                )
+        for warning in check(config):
+            log.warning("%s", warning)
+        path = Path(config.path)
+        spool_folder.prepare(path)
+        lock = spool_folder.take(path)
+        try:
+            environment = Environment(path, config.max_bytes)
+            try:
+                spool = cls(config, environment, lock, clock_ns)
+                spool._start(f"{deployment}/{collector}/", random_bytes)
+            except BaseException:
+                environment.close()
+                raise
+        except BaseException:
+            os.close(lock)
+            raise
+        return spool
+
+    def __init__(
+        self, config: Config, environment: Environment, lock: int, clock_ns: Callable[[], int]
+    ) -> None:
+        """For *open*: takes over *environment* and the folder's *lock*."""
+        self._config = config
+        self._environment = environment
+        self._lock: int | None = lock
+        self._clock_ns = clock_ns
+        self._changing = threading.Lock()  # guards the memory below, over a whole change
+        self._ledger = LedgerState("")
+        self._position = Position()
+        self._in_flight: InFlight | None = None
+        self._seen: set[bytes] = set()
+        self._refusal: SpoolFull | None = None
+        self._listeners: list[Callable[[], None]] = []
+
+    # Start
+
+    def _start(self, prefix: str, random_bytes: Callable[[int], bytes]) -> None:
+        version = self._environment.read(lambda txn: self._meta(txn, b"format"))
+        if version is None:
+            # Nothing is acknowledged before this transaction, so a crash before it leaves no spool, not half of one.
+            stream = prefix + random_bytes(8).hex()
+            self._environment.write(lambda txn: self._create(txn, stream))
+            spool_folder.make_durable(Path(self._config.path))
+            log.info("new spool %s: stream %s", self._config.path, stream)
+        elif version != FORMAT:
+            raise values.damaged(
+                "the format", f"it is {version!r}, this version of Auditspan reads {FORMAT!r}"
+            )
+        self._load()
+        if not self.stream.startswith(prefix):
+            log.warning(
+                "spool %s goes on with its stream %s, not %s...", self._config.path, self.stream, prefix
+            )
+
+    def _create(self, txn: lmdb.Transaction[memoryview], stream: str) -> None:
+        self._put_meta(txn, b"created", index_key(self._clock_ns()))
+        self._put_meta(txn, b"ledger", values.encode_ledger(LedgerState(stream)))
+        self._put_meta(txn, b"position", values.encode_position(Position()))
+        self._put_meta(txn, b"format", FORMAT)
+
+    def _load(self) -> None:
+        def look(txn: lmdb.Transaction[bytes]) -> None:
+            self._ledger, self._position, self._in_flight = self._state(txn)
+            self._seen = set()
+            with txn.cursor(self._environment.seen) as cursor:
+                for key, stored in cursor:
+                    self._seen.update(_identities(key, stored))
+
+        self._environment.read(look)
+        if len(self._seen) != self._position.seen_records:
+            raise values.damaged(
+                "the remembered records", f"{len(self._seen)}, not {self._position.seen_records}"
+            )
+
+    def _state(self, txn: lmdb.Transaction[bytes]) -> tuple[LedgerState, Position, InFlight | None]:
+        ledger, position = self._meta(txn, b"ledger"), self._meta(txn, b"position")
+        if ledger is None or position is None:
+            raise values.damaged("the ledger's state", "it is missing")
+        in_flight = self._meta(txn, b"in_flight")
+        return (
+            values.decode_ledger(ledger),
+            values.decode_position(position),
+            None if in_flight is None else values.decode_in_flight(in_flight),
+        )
+
+    def _meta(self, txn: lmdb.Transaction[bytes], key: bytes) -> bytes | None:
+        stored = txn.get(key, db=self._environment.meta)
+        return None if stored is None else values.unguard(key, stored, f"meta {key.decode()}")
+
+    def _put_meta(self, txn: lmdb.Transaction[memoryview], key: bytes, value: bytes) -> None:
+        txn.put(key, values.guard(key, value), db=self._environment.meta)
+
+    # What is known without touching the disk
+
+    @property
+    def stream(self) -> str:
+        """The ledger stream that this spool seals records into."""
+        return self._ledger.stream
+
+    @property
+    def next_index(self) -> int:
+        """The index that the next record gets."""
+        return self._ledger.next_index
+
+    @property
+    def released_index(self) -> int:
+        """The first index that is not released; all before it are in ClickHouse."""
+        return self._position.released
+
+    def backlog(self) -> Backlog:
+        """What is committed and not released."""
+        position = self._position
+        return Backlog(self.next_index - position.released, position.batch_bytes)
+
+    def in_flight(self) -> InFlight | None:
+        """The range that was begun and not released, over a restart too."""
+        return self._in_flight
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Have *listener* called after each commit that added records, in the committing thread; it must be quick."""
+        self._listeners.append(listener)
+
+    # Before the durability line
+
+    def commit(self, leaves: Sequence[Leaf]) -> Committed:
+        """Seal *leaves* in their order and keep them; on return they survive power loss.
+
+        A leaf whose identity is remembered, or came earlier in *leaves*, is a duplicate and is not sealed again.
+        Raises SpoolFull (transient) with nothing kept, and the spool as usable as before.
+        """
+        with self._changing:
+            if self._refusal is not None:
+                raise self._refusal
+            fresh, indexes = self._fresh(leaves)
+            if not fresh:
+                return Committed(self.stream, tuple(indexes))
+            batch, ledger = append(self._ledger, fresh)
+            identities = b"".join(leaf.identity for leaf in fresh)
+            value = values.encode_batch(batch)
+            self._refuse_over_capacity(len(value))
+            try:
+                position, forgotten = self._environment.write(
+                    lambda txn: self._keep(txn, batch.first_index, value, identities, ledger)
+                )
+            except SpoolFull:
+                self._compare_with_disk()
+                raise
+            self._ledger, self._position = ledger, position
+            self._seen.difference_update(forgotten)
+            if self._config.dedup_window_records:
+                self._seen.update(leaf.identity for leaf in fresh)
+        for listener in self._listeners:
+            listener()
+        return Committed(ledger.stream, tuple(indexes))
+
+    def _fresh(self, leaves: Sequence[Leaf]) -> tuple[list[Leaf], list[int | None]]:
+        index = self._ledger.next_index
+        fresh: list[Leaf] = []
+        indexes: list[int | None] = []
+        here: set[bytes] = set()
+        for leaf in leaves:
+            if leaf.identity in self._seen or leaf.identity in here:
+                indexes.append(None)
+                continue
+            here.add(leaf.identity)
+            fresh.append(leaf)
+            indexes.append(index)
+            index += 1
+        return fresh, indexes
+
+    def _keep(
+        self,
+        txn: lmdb.Transaction[memoryview],
+        first: int,
+        value: bytes,
+        identities: bytes,
+        ledger: LedgerState,
+    ) -> tuple[Position, list[bytes]]:
+        key = index_key(first)
+        position = self._position
+        txn.put(key, values.guard(key, value), append=True, db=self._environment.batches)
+        seen, forgotten = position.seen_records, list[bytes]()
+        window = self._config.dedup_window_records
+        if window:
+            seen += len(identities) // IDENTITY_BYTES
+            forgotten = self._forget(txn, seen - window)
+            seen -= len(forgotten)
+            txn.put(key, values.guard(key, identities), append=True, db=self._environment.seen)
+        elif seen:
+            forgotten = self._forget(txn, seen)
+            seen = 0
+        position = replace(
+            position, batch_bytes=position.batch_bytes + _disk_bytes(len(value)), seen_records=seen
+        )
+        self._put_meta(txn, b"ledger", values.encode_ledger(ledger))
+        self._put_meta(txn, b"position", values.encode_position(position))
+        return position, forgotten
+
+    def _forget(self, txn: lmdb.Transaction[memoryview], excess: int) -> list[bytes]:
+        """Remove whole entries, oldest first, until at least *excess* records are forgotten or none is left."""
+        forgotten: list[bytes] = []
+        with txn.cursor(self._environment.seen) as cursor:
+            while len(forgotten) < excess and cursor.first():
+                key, stored = cursor.item()
+                forgotten += _identities(bytes(key), bytes(stored))
+                cursor.delete()
+        return forgotten
+
+    def _refuse_over_capacity(self, value_bytes: int) -> None:
+        used = self._position.batch_bytes
+        if used + _disk_bytes(value_bytes) > self._config.capacity_bytes:
+            raise SpoolFull(
+                f"spool {self._config.path} is full: {used} of {self._config.capacity_bytes} bytes wait for "
+                "ClickHouse; it empties when ClickHouse takes records again, or raise spool.max_bytes",
+                retry_after_s=RETRY_AFTER_S,
+            )
+
+    def _compare_with_disk(self) -> None:
+        """After a failed write: LMDB says nothing was kept, but a disk that failed may know better."""
+        ledger = self._environment.read(self._state)[0]
+        if ledger != self._ledger:
+            self._load()
+
+    def refuse(self, reason: str) -> None:
+        """Take no more records until restarted; each *commit* raises SpoolFull (transient) with *reason*."""
+        self._refusal = SpoolFull(reason, retry_after_s=60.0)
+
+    # After the durability line
+
+    def read(self, max_rows: int, max_bytes: int) -> SealedBatch | None:
+        """The oldest records that are not released, as one batch; None when there are none.
+
+        Whole commits, as many as fit in *max_rows* and *max_bytes* of rows, at least one. While a range is in
+        flight exactly that, so that its deduplication token fits.
+        """
+        first, in_flight = self._position.released, self._in_flight
+        if first == self.next_index:
+            return None
+        parts: list[SealedBatch] = []
+
+        def look(txn: lmdb.Transaction[bytes]) -> None:
+            rows = size = 0
+            for batch in self._batches(txn, first):
+                rows, size = rows + batch.count, size + len(batch.rows)
+                if in_flight is None and parts and (rows > max_rows or size > max_bytes):
+                    return
+                parts.append(batch)
+                if in_flight is not None and batch.last_index >= in_flight.range.last:
+                    return
+
+        self._environment.read(look)
+        merged = self._merge(first, parts)
+        self._environment.forget_pages(len(merged.rows))
+        if in_flight is not None and (merged.last_index, merged.root) != (
+            in_flight.range.last,
+            in_flight.root,
+        ):
+            raise values.damaged("the range in flight", "it is not what the batches hold")
+        return merged
+
+    def _batches(self, txn: lmdb.Transaction[bytes], first: int) -> Iterator[SealedBatch]:
+        """From *first* on, checked to follow each other."""
+        expected = first
+        with txn.cursor(self._environment.batches) as cursor:
+            found = cursor.first()
+            while found:
+                key, stored = cursor.item()
+                what = f"batch at index {key_index(key)}"
+                batch = values.decode_batch(values.unguard(key, stored, what), what)
+                if not key_index(key) == batch.first_index == expected or batch.stream != self.stream:
+                    raise values.damaged(what, f"index {expected} of {self.stream} should be here")
+                expected += batch.count
+                yield batch
+                found = cursor.next()
+
+    def _merge(self, first: int, parts: list[SealedBatch]) -> SealedBatch:
+        if not parts:
+            raise values.damaged(f"batch at index {first}", "it is missing")
+        if len(parts) == 1:
+            return parts[0]
+        return SealedBatch(
+            stream=self.stream,
+            first_index=first,
+            count=sum(part.count for part in parts),
+            rows=b"".join(part.rows for part in parts),
+            root=parts[-1].root,
+            row_bytes=tuple(length for part in parts for length in part.row_bytes),
+        )
+
+    def begin_insert(self, batch: SealedBatch) -> InFlight:
+        """Remember, before it is first sent, that *batch* (what *read* gave) is on its way; survives power loss.
+
+        A range that is in flight already keeps the time of its first try.
+        """
+        wanted = IndexRange(batch.first_index, batch.last_index)
+        with self._changing:
+            if self._in_flight is not None:
+                if self._in_flight.range != wanted:
+                    raise ValueError(f"{self._in_flight.range} is in flight, not {wanted}")
+                return self._in_flight
+            in_flight = values.InFlight(wanted, batch.root, self._clock_ns())
+            self._environment.write(
+                lambda txn: self._put_meta(txn, b"in_flight", values.encode_in_flight(in_flight)), frees=True
+            )
+            self._in_flight = in_flight
+            return in_flight
+
+    def release(self, last_index: int) -> None:
+        """Forget everything up to *last_index*, the end of what *read* gave: ClickHouse has it.
+
+        Once durable, nothing of it is sent again. Works on a full spool and disk space permitting.
+        """
+        with self._changing:
+            if not self._position.released <= last_index < self.next_index:
+                raise ValueError(f"index {last_index} is not in the spool")
+            self._position = self._environment.write(lambda txn: self._remove(txn, last_index), frees=True)
+            self._in_flight = None
+
+    def _remove(self, txn: lmdb.Transaction[memoryview], last: int) -> Position:
+        freed = 0
+        with txn.cursor(self._environment.batches) as cursor:
+            while cursor.first() and key_index(cursor.key()) <= last:
+                freed += _disk_bytes(len(cursor.value()) - values.CRC_BYTES)
+                cursor.delete()
+            following = key_index(cursor.key()) if cursor.first() else self.next_index
+            if following != last + 1:
+                raise ValueError(f"index {last} is not the end of a batch")
+        position = replace(self._position, released=last + 1, batch_bytes=self._position.batch_bytes - freed)
+        self._put_meta(txn, b"position", values.encode_position(position))
+        txn.delete(b"in_flight", db=self._environment.meta)
+        return position
+
+    def close(self) -> None:
+        """Give the folder free; may be called again. What is committed stays."""
+        self._environment.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _identities(key: bytes, stored: bytes) -> list[bytes]:
+    """The identities of one entry of *seen*."""
+    value = values.unguard(key, stored, f"remembered records from index {key_index(key)}")
+    return [value[at : at + IDENTITY_BYTES] for at in range(0, len(value), IDENTITY_BYTES)]
+
+
+def _disk_bytes(value_bytes: int) -> int:
+    """Disk that a batch takes: LMDB gives a large value pages of its own, with a header of 16 bytes."""
+    return -(-(value_bytes + values.CRC_BYTES + 16) // _PAGE) * _PAGE

@@ -1,0 +1,155 @@
+"""Turn what the spool keeps into bytes that prove themselves when they are read again.
+
+LMDB keeps no checksum of a value, and a disk may return other bytes than were written. Each value is preceded by
+the CRC-32 of its key and itself: with the key, since a value under another key is as wrong as a flipped bit.
+CRC-32 finds accidents, which is all that is asked of it here: whoever tampers is found by the ledger. It is in the
+standard library and costs 0.3 us/KB, a tenth of SHA-256.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+
+from auditspan_proto.v1 import ledger_pb2, record_pb2
+from google.protobuf.message import DecodeError
+
+from auditspan_collector.errors import SpoolDamaged
+from auditspan_collector.ledger.log import LedgerState
+from auditspan_collector.ledger.merkle import Frontier
+from auditspan_collector.record import IndexRange, SealedBatch
+
+_CRC = struct.Struct(">I")
+CRC_BYTES = _CRC.size
+_INDEX = struct.Struct(">Q")
+_POSITION = struct.Struct(">QQQ")
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far the spool is emptied, and what it holds.
+
+    *released* is the first index that is not released; *batch_bytes* is the disk that the held batches take;
+    *seen_records* counts the remembered records.
+    """
+
+    released: int = 0
+    batch_bytes: int = 0
+    seen_records: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """The range that is on its way to ClickHouse, *root* its last record's tree, since when it is tried."""
+
+    range: IndexRange
+    root: bytes
+    started_unix_ns: int
+
+
+def index_key(index: int) -> bytes:
+    """Big endian, so that LMDB's byte order is the order of indexes."""
+    return _INDEX.pack(index)
+
+
+def key_index(key: bytes | memoryview) -> int:
+    """The index of a key."""
+    return int(_INDEX.unpack(key)[0])
+
+
+def guard(key: bytes, value: bytes) -> bytes:
+    """*value* with its checksum in front."""
+    return _CRC.pack(zlib.crc32(value, zlib.crc32(key))) + value
+
+
+def unguard(key: bytes, stored: bytes, what: str) -> bytes:
+    """The value that was stored under *key*. Raises SpoolDamaged naming *what*."""
+    value = stored[_CRC.size :]
+    if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != zlib.crc32(value, zlib.crc32(key)):
+        raise damaged(what, "its checksum does not match")
+    return value
+
+
+def damaged(what: str, problem: str) -> SpoolDamaged:
+    """The error for a value that can't be used; nothing is skipped without a person deciding so."""
+    return SpoolDamaged(
+        f"spool: {what}: {problem}. Check the disk, keep a copy of the spool's folder, and restore it; "
+        "or move it away to start with an empty spool and a new stream"
+    )
+
+
+def encode_batch(batch: SealedBatch) -> bytes:
+    """As auditspan.v1.SealedBatch."""
+    return record_pb2.SealedBatch(
+        stream=batch.stream,
+        first_index=batch.first_index,
+        count=batch.count,
+        rows=batch.rows,
+        root=batch.root,
+        row_bytes=batch.row_bytes,
+    ).SerializeToString()
+
+
+def decode_batch(value: bytes, what: str) -> SealedBatch:
+    """Raises SpoolDamaged naming *what*."""
+    try:
+        message = record_pb2.SealedBatch.FromString(value)
+    except DecodeError as error:
+        raise damaged(what, "it is no batch") from error
+    row_bytes = tuple(message.row_bytes)
+    if len(row_bytes) != message.count or sum(row_bytes) != len(message.rows):
+        raise damaged(what, "its rows do not have the lengths that it states")
+    return SealedBatch(
+        message.stream, message.first_index, message.count, message.rows, message.root, row_bytes
+    )
+
+
+def encode_ledger(state: LedgerState) -> bytes:
+    """As auditspan.v1.LedgerState."""
+    return ledger_pb2.LedgerState(
+        stream=state.stream, size=state.frontier.size, frontier=state.frontier.roots
+    ).SerializeToString()
+
+
+def decode_ledger(value: bytes) -> LedgerState:
+    """Raises SpoolDamaged."""
+    try:
+        message = ledger_pb2.LedgerState.FromString(value)
+        return LedgerState(message.stream, Frontier(message.size, tuple(message.frontier)))
+    except (DecodeError, ValueError) as error:
+        raise damaged("the ledger's state", str(error)) from error
+
+
+def encode_position(position: Position) -> bytes:
+    """Three unsigned integers of 8 bytes."""
+    return _POSITION.pack(position.released, position.batch_bytes, position.seen_records)
+
+
+def decode_position(value: bytes) -> Position:
+    """Raises SpoolDamaged."""
+    try:
+        return Position(*_POSITION.unpack(value))
+    except struct.error as error:
+        raise damaged("the position", str(error)) from error
+
+
+def encode_in_flight(in_flight: InFlight) -> bytes:
+    """As auditspan.v1.InsertRange."""
+    return record_pb2.InsertRange(
+        first_index=in_flight.range.first,
+        last_index=in_flight.range.last,
+        root=in_flight.root,
+        started_unix_nano=in_flight.started_unix_ns,
+    ).SerializeToString()
+
+
+def decode_in_flight(value: bytes) -> InFlight:
+    """Raises SpoolDamaged."""
+    try:
+        message = record_pb2.InsertRange.FromString(value)
+    except DecodeError as error:
+        raise damaged("the range in flight", str(error)) from error
+    return InFlight(
+        IndexRange(message.first_index, message.last_index), message.root, message.started_unix_nano
+    )

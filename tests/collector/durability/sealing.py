@@ -1,0 +1,56 @@
+"""Records for the durability tests: small, each of its own content, and what a sealed batch holds of them."""
+
+from __future__ import annotations
+
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from auditspan_collector.record import Leaf
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from auditspan_collector.record import SealedBatch
+    from auditspan_collector.spool import Spool
+
+CHILD_DEADLINE_S = 30
+
+
+def make_leaf(content: bytes | int, *, received: int = 0) -> Leaf:
+    """A leaf; *received* is what may differ between a record and its retry."""
+    body = content if isinstance(content, bytes) else b"record %d" % content
+    whole = received.to_bytes(8, "little") + body
+    return Leaf(whole, sha256(b"\x00" + whole).digest(), sha256(body).digest()[:16])
+
+
+def make_leaves(first: int, count: int, size: int = 0) -> list[Leaf]:
+    return [make_leaf(b"record %d " % n + bytes([n % 251]) * size) for n in range(first, first + count)]
+
+
+def rows_of(batch: SealedBatch) -> Iterator[tuple[int, bytes]]:
+    """Index and content (without its received time) of each row of *batch*."""
+    stream = batch.stream.encode()
+    prefix = bytes([len(stream)]) + stream
+    at = 0
+    for length in batch.row_bytes:
+        row = batch.rows[at : at + length]
+        assert row.startswith(prefix)
+        index = int.from_bytes(row[len(prefix) : len(prefix) + 8], "little")
+        yield index, row[len(prefix) + 16 :]
+        at += length
+    assert at == len(batch.rows)
+
+
+def empty(spool: Spool, max_rows: int = 10_000, max_bytes: int = 1 << 24) -> list[tuple[int, bytes]]:
+    """Take everything out, as the drain does."""
+    rows: list[tuple[int, bytes]] = []
+    while (batch := spool.read(max_rows, max_bytes)) is not None:
+        spool.begin_insert(batch)
+        rows += rows_of(batch)
+        spool.release(batch.last_index)
+    return rows
+
+
+def disk_bytes(folder: Path) -> int:
+    return (folder / "data.mdb").stat().st_size
