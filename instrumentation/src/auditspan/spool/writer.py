@@ -1,0 +1,486 @@
+"""The spool of one process: append from any thread; read, acknowledge and take over from the shipper's.
+
+Theory of operation. The process owns one live segment, held open and locked. ``append`` writes one frame with
+one ``write`` to it, so that whatever kills the process leaves whole frames and at most one torn at the end.
+A full segment is closed and queued for the reader, in order; beyond a few it is let go instead, and comes back
+the way a dead process's segments do: somebody finds its lock free. There is no other recovery.
+
+After a fork the child must not write to the parent's segment, nor hold its lock by an inherited descriptor: an
+flock belongs to the open file, so it lasts until the last copy is closed. The child closes its copies, which
+does not unlock the parent's, and begins a stream and a segment of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections import deque
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from auditspan.spool import frames
+from auditspan.spool import segment as files
+from auditspan.spool.folder import place, prepare
+from auditspan.spool.segment import Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+LOCK_WAIT_S: Final = 0.05  # how long append waits for other threads before it leaves its record to them
+_DEFERRED_RECORDS: Final = 1000  # in memory, for a disk that hangs; beyond that append sheds
+_FORK_WAIT_S: Final = 0.5
+_SYNC_WAIT_S: Final = 1.0
+_RETRY_S: Final = 1.0  # after a failed write
+_KEPT_CLOSED: Final = 4  # full segments held open for the reader; the rest are let go
+_RETIRE_BYTES: Final = 1 << 20  # a delivered live segment of this size is replaced, to give its room back
+_LITTER_S: Final = 60.0
+_QUIET_S: Final = 60.0  # between complaints
+
+
+@dataclass(slots=True)
+class SpoolCounts:
+    """What happened to records since the process began, or since it was forked.
+
+    *shed*: not taken because the spool is full or the disk hangs; *failed*: the disk or the folder refused;
+    *oversize*: larger than MAX_PAYLOAD_BYTES; *deferred*: of the appended ones, those that waited in memory for
+    the thread that was writing; *torn*: damaged places skipped while reading; *unsynced*: written, but the wait
+    for the disk took too long.
+    """
+
+    appended: int = 0
+    shed: int = 0
+    failed: int = 0
+    oversize: int = 0
+    deferred: int = 0
+    torn: int = 0
+    unsynced: int = 0
+
+
+class Spool:
+    """See the module. Nothing here raises into the caller of ``append``; files are 0600, the folder 0700."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        max_bytes: int = 256 << 20,
+        segment_bytes: int = 8 << 20,
+        sync: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Use *folder*, made when it is first needed, with at most about *max_bytes* in it.
+
+        The bound covers all processes that share the folder; each learns of the others' files every few
+        seconds, so together they may overshoot by what they write in between. *sync* waits for the disk.
+        """
+        self.folder = folder
+        self.max_bytes = max_bytes
+        self.sync = sync
+        self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
+        self._clock = clock
+        self._doorbell: Callable[[], None] | None = None
+        self._begin()
+        _at_fork(self)
+
+    def _begin(self) -> None:
+        """The state of a process that has written nothing yet."""
+        self.stream_id = secrets.token_hex(8)
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._sync_lock = threading.Lock()
+        self._holding = threading.local()
+        self._counts = SpoolCounts()
+        self._live: Segment | None = None
+        self._closed: deque[Segment] = deque()
+        self._taken: set[Segment] = set()
+        self._unreadable: set[str] = set()
+        self._number = 0
+        self._synced = (0, 0)  # segment number, offset
+        self._used_bytes = 0  # of the folder, as of the last look plus what was written since
+        self._next_try = 0.0
+        self._busy = False
+        self._deferred: deque[bytes] = deque()
+        self._complaint = ""
+        self._said = False
+        self._quiet_until = 0.0
+
+    # --- writing: any thread -------------------------------------------------------------------------------
+
+    def on_append(self, doorbell: Callable[[], None]) -> None:
+        """Call *doorbell* after each append, in the appending thread; it must be quick and must not raise."""
+        self._doorbell = doorbell
+
+    def append(self, payload: bytes) -> bool:
+        """Write one record; on True it survives this process, with ``sync`` power loss too. Never raises.
+
+        False means that it is not kept, which is counted: the spool is full, its folder can't be written, or the
+        payload is too large. When another thread is writing for longer than LOCK_WAIT_S (a hanging disk, a
+        process starved of CPU), the record is left to that thread, and True means that it is in memory.
+        """
+        if self._pid != os.getpid():  # forked by something that runs no Python hooks
+            self.after_fork()
+        if not 0 < len(payload) <= frames.MAX_PAYLOAD_BYTES:
+            self._counts.oversize += 1
+            return False
+        frame = frames.pack(payload)
+        if not self._lock.acquire(timeout=LOCK_WAIT_S):
+            return self._defer(frame)
+        mark = None
+        try:
+            kept = self._append_locked(frame)
+            if self.sync and self._live is not None:
+                mark = (self._number, self._live.size)
+        except Exception as problem:  # noqa: BLE001 - whatever it is, the application's request goes on
+            self._fail(problem)
+            return False
+        finally:
+            self._lock.release()
+        if kept and mark is not None:
+            self._wait_for_disk(mark)
+        if kept and self._doorbell is not None:
+            self._doorbell()
+        return kept
+
+    def _append_locked(self, frame: bytes) -> bool:
+        if self._busy:
+            # A signal handler of this very thread interrupted an append; that one writes it as it leaves.
+            return self._defer(frame)
+        self._busy = True
+        try:
+            kept = self._write(frame)
+            while self._deferred:
+                self._write(self._deferred.popleft())
+        finally:
+            self._busy = False
+        return kept
+
+    def _defer(self, frame: bytes) -> bool:
+        if len(self._deferred) >= _DEFERRED_RECORDS:
+            self._counts.shed += 1
+            return False
+        self._counts.deferred += 1
+        self._deferred.append(frame)
+        return True
+
+    def _write(self, frame: bytes) -> bool:
+        counts = self._counts
+        if self._used_bytes + len(frame) > self.max_bytes:
+            counts.shed += 1
+            self._complain(
+                f"the spool {self.folder} is full ({self.max_bytes} bytes); new records are not kept until the "
+                "collector has taken some. Is it reachable? More room: OTEL_AUDITSPAN_SPOOL_MAX_BYTES"
+            )
+            return False
+        if self._next_try and self._clock() < self._next_try:
+            counts.failed += 1
+            return False
+        try:
+            live = self._live
+            if live is None or (live.size and live.size + len(frame) > self._segment_bytes):
+                live = self._next_segment()
+            self._write_whole(live, frame)
+        except OSError as problem:
+            self._fail(problem)
+            return False
+        live.size += len(frame)
+        live.pending += 1
+        self._used_bytes += len(frame)
+        counts.appended += 1
+        if self._complaint:
+            self._recovered()
+        return True
+
+    def _write_whole(self, live: Segment, frame: bytes) -> None:
+        written = os.write(live.fd, frame)
+        if written == len(frame):
+            return
+        # Usually the disk filled up in mid-frame. Cut the torn piece off; if even that fails, no more frames
+        # go behind it.
+        try:
+            os.ftruncate(live.fd, os.fstat(live.fd).st_size - written)
+        except OSError:
+            self._retire_live()
+        raise OSError(28, "the disk took only a part of the record", str(live.path))
+
+    def _next_segment(self) -> Segment:
+        if self._live is not None:
+            self._retire_live()
+        used = prepare(self.folder)
+        self._look()
+        self._number += 1
+        self._live = Segment.create(used / f"{self.stream_id}-{self._number:06d}{files.SUFFIX}")
+        if self.sync:  # without this, power loss could take the new file's name away
+            folder = os.open(used, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        return self._live
+
+    def _retire_live(self) -> None:
+        live, self._live = self._live, None
+        if live is None:
+            return
+        with contextlib.suppress(OSError):
+            if self.sync:
+                os.fdatasync(live.fd)
+            live.size = os.fstat(live.fd).st_size
+        live.live = False
+        if len(self._closed) < _KEPT_CLOSED:
+            self._closed.append(live)
+        else:
+            live.close()
+
+    def _wait_for_disk(self, mark: tuple[int, int]) -> None:
+        """Wait until *mark* is on disk; threads that come while one waits share the next wait."""
+        if not self._sync_lock.acquire(timeout=_SYNC_WAIT_S):
+            self._counts.unsynced += 1
+            return
+        try:
+            if self._synced >= mark:
+                return
+            live, number = self._live, self._number
+            if live is None or number != mark[0]:
+                return  # closing it waited for the disk
+            reached = live.size
+            os.fdatasync(live.fd)
+            self._synced = (number, reached)
+        except OSError as problem:
+            if self._number != number:
+                return  # retired meanwhile, and closing it waited for the disk
+            self._counts.unsynced += 1
+            self._complain(f"{self.folder}: {problem}; records are written but may not survive power loss")
+        finally:
+            self._sync_lock.release()
+
+    def _fail(self, problem: Exception) -> None:
+        self._counts.failed += 1
+        self._next_try = self._clock() + _RETRY_S
+        self._complain(
+            f"can't keep audit records in {self.folder}: {problem}. The application is not affected; records are "
+            "lost until the folder can be written. Another place: OTEL_AUDITSPAN_SPOOL_DIR"
+        )
+
+    def _complain(self, text: str) -> None:
+        """Say *text* once, not at every record; at most one complaint in _QUIET_S."""
+        if text == self._complaint:
+            return
+        self._complaint = text
+        if self._clock() >= self._quiet_until:
+            self._quiet_until = self._clock() + _QUIET_S
+            self._said = True
+            _log.warning("auditspan: %s", text)
+
+    def _recovered(self) -> None:
+        counts, self._complaint, self._next_try = self._counts, "", 0.0
+        if self._said:
+            self._said = False
+            lost = counts.shed + counts.failed
+            _log.warning(
+                "auditspan: records are kept in %s again; %d since the start were not", self.folder, lost
+            )
+
+    # --- reading: the shipper's thread ---------------------------------------------------------------------
+
+    def next_segment(self) -> Segment | None:
+        """The oldest of this process's segments with something to deliver; None when all is delivered."""
+        with self._lock:
+            if self._closed:
+                return self._closed[0]
+            live = self._live
+            return live if live is not None and live.waiting_bytes() else None
+
+    def left_over(self) -> Segment | None:
+        """Lock one segment that its writer left behind, or None. Hand it back through ``done``."""
+        used = place(self.folder)
+        for name in self._look():
+            if name.endswith(files.SUFFIX) and name not in self._unreadable:
+                try:
+                    with self._lock:  # a fork must not copy the descriptor before it is noted
+                        taken = Segment.take(used / name)
+                        if taken is not None:
+                            self._taken.add(taken)
+                            return taken
+                except OSError as problem:
+                    self._unreadable.add(name)
+                    _log.warning("auditspan: %s can't be read and stays: %s", used / name, problem)
+        return None
+
+    def acknowledge(self, segment: Segment, end: int, records: int) -> None:
+        """The collector has *records* up to *end* of *segment*; what is delivered to its end is deleted."""
+        with contextlib.suppress(OSError):
+            segment.acknowledge(end)
+        with self._lock:
+            segment.pending = max(0, segment.pending - records)
+            if segment is self._live:
+                if segment.acknowledged < segment.size or segment.size < _RETIRE_BYTES:
+                    return
+                self._retire_live()
+        self.done(segment)
+
+    def done(self, segment: Segment) -> None:
+        """Delete *segment* if it is delivered to its end and nobody writes it; otherwise leave it as it is."""
+        if segment.live or segment.fd < 0 or segment.acknowledged < segment.size:
+            return
+        with self._lock:
+            if segment in self._closed:
+                self._closed.remove(segment)
+            self._taken.discard(segment)
+            self._used_bytes = max(0, self._used_bytes - segment.size)
+            with contextlib.suppress(OSError):
+                segment.delete()
+
+    def set_aside(self, segment: Segment, payload: bytes) -> None:
+        """Keep a record that the collector refuses in the segment's ``.bad`` file, as a frame."""
+        with contextlib.suppress(OSError):
+            segment.set_aside(frames.pack(payload))
+
+    def count_torn(self, places: int) -> None:
+        """Count *places* where damaged bytes were skipped."""
+        self._counts.torn += places
+
+    def check(self) -> None:
+        """Write what threads left in memory, learn how full the folder is, and carry on in a new file when
+        somebody removed the folder or the file. Call it every second or so.
+        """
+        self._look()
+        with self._lock:
+            if self._deferred and not self._busy:
+                self._append_locked(self._deferred.popleft())
+            gone = [segment for segment in self._held() if not _in_place(segment)]
+            if not gone:
+                return
+            _log.warning(
+                "auditspan: somebody removed files of the spool %s; it goes on in a new one", self.folder
+            )
+            self._retire_live()
+            for segment in gone:
+                self._rescue(segment)
+
+    def _held(self) -> list[Segment]:
+        return [*self._closed, *([self._live] if self._live is not None else [])]
+
+    def _rescue(self, segment: Segment) -> None:
+        """Copy what is not delivered from a removed file, which lives only as long as it is open.
+
+        What can't be copied now stays open, to be delivered from memory of the kernel or copied later.
+        """
+        if segment.fd < 0:
+            return
+        while (batch := segment.read(1, frames.MAX_PAYLOAD_BYTES)).payloads:
+            if not self._write(frames.pack(batch.payloads[0])):
+                return
+            self._counts.appended -= 1
+            segment.acknowledged = batch.end
+        if segment in self._closed:
+            self._closed.remove(segment)
+        segment.close()
+
+    def _look(self) -> list[str]:
+        """Names in the folder, oldest first; notes their size and removes litter."""
+        used, total = place(self.folder), 0
+        found: list[tuple[float, str]] = []
+        try:
+            with os.scandir(used) as entries:
+                for entry in entries:
+                    if entry.name.endswith(files.SUFFIXES):
+                        with contextlib.suppress(OSError):
+                            status = entry.stat(follow_symlinks=False)
+                            total += status.st_size
+                            found.append((status.st_mtime, entry.name))
+        except OSError:
+            return []
+        self._used_bytes = total
+        self._sweep(used, found)
+        return [name for _, name in sorted(found)]
+
+    def _sweep(self, used: Path, found: list[tuple[float, str]]) -> None:
+        """Remove what a process that died in mid-step left: unnamed segments, acknowledgements of nothing."""
+        names = {name for _, name in found}
+        for modified, name in found:
+            path = used / name
+            orphan = path.suffix == files.ACK_SUFFIX and path.with_suffix(files.SUFFIX).name not in names
+            unnamed = path.suffix in {files.NEW_SUFFIX, files.ACK_NEW_SUFFIX}
+            if (orphan or unnamed) and time.time() - modified > _LITTER_S:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+    # --- both ----------------------------------------------------------------------------------------------
+
+    def waiting(self) -> int:
+        """Records of this process that are not acknowledged yet and whose segment it still holds."""
+        with self._lock:
+            live = self._live
+            return sum(segment.pending for segment in self._closed) + (
+                live.pending if live is not None else 0
+            )
+
+    def counts(self) -> SpoolCounts:
+        """A copy of the counters."""
+        return replace(self._counts)
+
+    def close(self) -> None:
+        """Let go of all segments; what is not delivered stays for the next process. ``append`` opens a new one."""
+        with self._lock:
+            self._retire_live()
+            for segment in [*self._closed, *self._taken]:
+                self.done(segment)
+                segment.close()
+            self._closed.clear()
+            self._taken.clear()
+
+    def release(self, segment: Segment) -> None:
+        """Hand back what ``left_over`` gave; what is not delivered of it stays for the next taker."""
+        self.done(segment)
+        with self._lock:
+            self._taken.discard(segment)
+            segment.close()
+
+    def before_fork(self) -> None:
+        """Hold the spool still, for a bounded time, so that the child gets whole state. Pair with the next."""
+        self._holding.held = self._lock.acquire(timeout=_FORK_WAIT_S)
+
+    def after_fork_in_parent(self) -> None:
+        """Let the spool go on."""
+        if getattr(self._holding, "held", False):
+            self._holding.held = False
+            self._lock.release()
+
+    def after_fork(self) -> None:
+        """In the child: drop the parent's files without unlocking them, and begin a stream of its own."""
+        inherited = [*self._held(), *self._taken]
+        self._begin()
+        for segment in inherited:
+            with contextlib.suppress(OSError):
+                segment.close()
+
+
+def _in_place(segment: Segment) -> bool:
+    try:
+        return segment.in_place()
+    except OSError:
+        return True  # a folder that can't be looked into now is no reason to give the file up
+
+
+def _at_fork(spool: Spool) -> None:
+    """Register the hooks, which can't be taken back, without keeping *spool* alive."""
+    reference = weakref.ref(spool)
+
+    def run(step: Callable[[Spool], None]) -> None:
+        found = reference()
+        if found is not None:
+            step(found)
+
+    os.register_at_fork(
+        before=lambda: run(Spool.before_fork),
+        after_in_parent=lambda: run(Spool.after_fork_in_parent),
+        after_in_child=lambda: run(Spool.after_fork),
+    )
