@@ -1,0 +1,247 @@
+"""Take requests in; answer when their records are sealed and on disk.
+
+Many threads submit; one commits. Each encodes its own request; what the committer finds waiting when it is free, it
+commits as one group, with one wait for the disk: the more comes at once, the less each costs. A single request on an
+idle collector is committed at once, alone.
+
+What fails, fails for those it concerns. A group that the spool has no room for is tried again request by request:
+refusing costs nothing then, and what is small may still fit. Any other error of a commit goes to each request of the
+group, and the committer goes on with the next.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from auditspan_collector.errors import ShuttingDown, SpoolFull
+from auditspan_collector.record import Accepted, IndexRange, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from auditspan_collector.record import Leaf, OtlpRequest, Selection
+    from auditspan_collector.spool import Committed, Spool
+
+log = logging.getLogger(__name__)
+
+_PROBLEMS_SHOWN: Final = 3
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The ``intake`` section.
+
+    Attributes:
+        group_bytes: A commit takes waiting requests up to this many bytes of records. It bounds memory, and how
+            long a commit takes.
+        queue_bytes: Records of requests that wait for a commit, at most; further requests wait before they are
+            queued. Also a bound of memory.
+
+    """
+
+    group_bytes: Annotated[int, Meta(ge=1 << 16)] = 8 << 20
+    queue_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
+
+
+class IntakeMetrics(Protocol):
+    """What the intake counts. Methods are called from many threads, and must be quick and not raise."""
+
+    def selected(self, selection: Selection) -> None:
+        """A request was read, with what it holds; before its commit."""
+
+    def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
+        """A group is on disk: so many requests and new records, and so long it took."""
+
+    def refused(self, error: BaseException, *, requests: int) -> None:
+        """So many requests failed with *error* at the spool."""
+
+
+class NoIntakeMetrics:
+    """Counts nothing."""
+
+    def selected(self, selection: Selection) -> None:
+        """Nothing."""
+
+    def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
+        """Nothing."""
+
+    def refused(self, error: BaseException, *, requests: int) -> None:
+        """Nothing."""
+
+
+class _Waiting:
+    """A request's records between its thread and the committer."""
+
+    __slots__ = ("bytes", "done", "error", "leaves", "receipt")
+
+    def __init__(self, leaves: Sequence[Leaf]) -> None:
+        self.leaves = leaves
+        self.bytes = sum(len(leaf.content) for leaf in leaves)
+        self.done = threading.Event()
+        self.receipt: Receipt | None = None
+        self.error: BaseException | None = None
+
+    def fail(self, error: BaseException) -> None:
+        """Answer with *error*, unless there is an answer."""
+        if not self.done.is_set():
+            self.error = error
+            self.done.set()
+
+
+class Intake:
+    """The way in: `start`, then `submit` from any thread, then `stop`."""
+
+    def __init__(
+        self,
+        spool: Spool,
+        encode: Callable[[OtlpRequest], Selection],
+        *,
+        config: Config | None = None,
+        metrics: IntakeMetrics | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """*encode* turns a request into leaves; it is called in the submitting thread and may raise what it likes."""
+        self._spool = spool
+        self._encode = encode
+        self._config = config or Config()
+        self._metrics: IntakeMetrics = metrics or NoIntakeMetrics()
+        self._clock = clock
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_bytes = 0
+        self._stopping = False
+        self._state = threading.Lock()  # guards the three above
+        self._arrived = threading.Condition(self._state)
+        self._room = threading.Condition(self._state)
+        self._thread = threading.Thread(target=self._run, name="auditspan-commit", daemon=True)
+
+    def start(self) -> None:
+        """Start the committer; once."""
+        self._thread.start()
+
+    def submit(self, request: OtlpRequest) -> Accepted:
+        """Keep the records of *request*; on return they survive power loss. Blocks for a commit; thread-safe.
+
+        Raises what *encode* raises for a request that is refused, and with nothing kept SpoolFull and ShuttingDown
+        (transient), and SpoolDamaged.
+        """
+        if self._stopping:
+            raise ShuttingDown("the collector is stopping")
+        selection = self._encode(request)
+        self._metrics.selected(selection)
+        receipt = self._commit(_Waiting(selection.leaves)) if selection.leaves else None
+        return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
+
+    def _commit(self, waiting: _Waiting) -> Receipt | None:
+        with self._state:
+            # A request larger than the whole queue goes in when it is empty.
+            while not self._stopping and self._waiting and not self._fits(waiting):
+                self._room.wait()
+            if self._stopping:
+                raise ShuttingDown("the collector is stopping")
+            self._waiting.append(waiting)
+            self._waiting_bytes += waiting.bytes
+            self._arrived.notify()
+        waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error
+        return waiting.receipt
+
+    def _fits(self, waiting: _Waiting) -> bool:
+        return self._waiting_bytes + waiting.bytes <= self._config.queue_bytes
+
+    def stop(self) -> None:
+        """Refuse new requests, commit what is queued, and return when that is done; may be called again."""
+        with self._state:
+            self._stopping = True
+            self._arrived.notify_all()
+            self._room.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    # The committer
+
+    def _run(self) -> None:
+        while group := self._next_group():
+            try:
+                self._commit_group(group)
+            except BaseException as error:
+                # Nobody may wait for ever, whatever goes wrong in here. What was kept is recognised when it is retried.
+                log.exception("answering a group of %d requests failed", len(group))
+                for waiting in group:
+                    waiting.fail(error)
+
+    def _next_group(self) -> list[_Waiting]:
+        """What waits, up to a group's size; waits for the first. Empty when all is done and we are stopping."""
+        group: list[_Waiting] = []
+        size = 0
+        with self._state:
+            while not self._waiting and not self._stopping:
+                self._arrived.wait()
+            while self._waiting and (not group or size + self._waiting[0].bytes <= self._config.group_bytes):
+                waiting = self._waiting.popleft()
+                size += waiting.bytes
+                group.append(waiting)
+            self._waiting_bytes -= size
+            self._room.notify_all()
+        return group
+
+    def _commit_group(self, group: list[_Waiting]) -> None:
+        started = self._clock()
+        try:
+            committed = self._spool.commit([leaf for waiting in group for leaf in waiting.leaves])
+        except SpoolFull as error:
+            if len(group) == 1:
+                self._refuse(group, error)
+                return
+            for waiting in group:
+                self._commit_group([waiting])
+        except BaseException as error:
+            log.exception("a commit of %d requests failed", len(group))
+            self._refuse(group, error)
+        else:
+            self._count(group, committed, self._clock() - started)
+            self._answer(group, committed)
+
+    def _answer(self, group: list[_Waiting], committed: Committed) -> None:
+        at = 0
+        for waiting in group:
+            indexes = committed.indexes[at : at + len(waiting.leaves)]
+            at += len(waiting.leaves)
+            waiting.receipt = _receipt(committed.stream, indexes)
+            waiting.done.set()
+
+    def _refuse(self, group: list[_Waiting], error: BaseException) -> None:
+        for waiting in group:
+            waiting.fail(error)
+        self._metrics.refused(error, requests=len(group))
+
+    def _count(self, group: list[_Waiting], committed: Committed, elapsed_s: float) -> None:
+        records = sum(index is not None for index in committed.indexes)
+        self._metrics.committed(
+            requests=len(group),
+            records=records,
+            duplicates=len(committed.indexes) - records,
+            elapsed_s=elapsed_s,
+        )
+
+
+def _receipt(stream: str, indexes: Sequence[int | None]) -> Receipt:
+    kept = [index for index in indexes if index is not None]
+    # The new records of one request are sealed next to each other, so they make one range.
+    ranges = (IndexRange(kept[0], kept[-1]),) if kept else ()
+    return Receipt(stream, ranges, duplicates=len(indexes) - len(kept))
+
+
+def _problem(selection: Selection) -> str:
+    """OTLP's ``partial_success.error_message``: how many spans were refused, and the first few by name."""
+    if not selection.invalid:
+        return ""
+    shown = "; ".join(selection.problems[:_PROBLEMS_SHOWN])
+    more = selection.invalid - len(selection.problems[:_PROBLEMS_SHOWN])
+    return f"{selection.invalid} spans refused: {shown}" + (f"; and {more} more" if more > 0 else "")

@@ -1,0 +1,274 @@
+"""The intake: one answer a request, after its records are on disk, and as few waits for the disk as can be."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from auditspan_collector.errors import InvalidRequest, ShuttingDown, SpoolDamaged, SpoolFull
+from auditspan_collector.pipeline.intake import Config, Intake, NoIntakeMetrics
+from auditspan_collector.record import IndexRange, OtlpRequest, Selection, Sender
+from collector.durability.sealing import empty, make_leaf
+
+SENDER = Sender("anonymous", "default", None, instrumented=True)
+DEADLINE_S = 20
+
+
+def request(text: str) -> OtlpRequest:
+    return OtlpRequest(text.encode(), "protobuf", SENDER, "127.0.0.1", 1)
+
+
+def encode(given: OtlpRequest) -> Selection:
+    """A request's body is a list of words, each a record; "!" is a span that is refused."""
+    words = given.body.decode().split()
+    if "bad" in words:
+        raise InvalidRequest("truncated", offset=3, field="resource_spans[0]")
+    invalid = words.count("!")
+    leaves = tuple(make_leaf(word.encode()) for word in words if word != "!")
+    return Selection(
+        leaves,
+        spans=len(words),
+        tagged=len(words),
+        invalid=invalid,
+        problems=("span 00: no trace id",) * invalid,
+    )
+
+
+class Counts(NoIntakeMetrics):
+    def __init__(self):
+        self.commits, self.refusals, self.selections = [], [], 0
+
+    def selected(self, selection):
+        self.selections += 1
+
+    def committed(self, *, requests, records, duplicates, elapsed_s):
+        self.commits.append((requests, records, duplicates))
+
+    def refused(self, error, *, requests):
+        self.refusals.append((type(error), requests))
+
+
+class Gate:
+    """The real spool behind a door that tests open, so that what arrives during a commit is known."""
+
+    def __init__(self, spool):
+        self.spool, self.arrived, self.open, self.error = (
+            spool,
+            threading.Semaphore(0),
+            threading.Semaphore(0),
+            None,
+        )
+
+    def commit(self, leaves):
+        self.arrived.release()
+        assert self.open.acquire(timeout=DEADLINE_S)
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return self.spool.commit(leaves)
+
+
+@pytest.fixture
+def counts():
+    return Counts()
+
+
+@pytest.fixture
+def start(counts):
+    started = []
+
+    def start_(spool, **given):
+        intake = Intake(spool, encode, metrics=counts, **given)
+        intake.start()
+        started.append(intake)
+        return intake
+
+    yield start_
+    for intake in started:
+        intake.stop()
+
+
+@pytest.fixture
+def intake(start, spool):
+    return start(spool)
+
+
+@pytest.fixture
+def pool():
+    with ThreadPoolExecutor(40) as executor:
+        yield executor
+
+
+def until(condition):
+    waiter = threading.Event()
+    for _ in range(DEADLINE_S * 1000):
+        if condition():
+            return
+        waiter.wait(0.001)
+    raise AssertionError("the deadline passed")
+
+
+def test_an_answer_names_where_the_records_are(intake, spool):
+    assert intake.submit(request("a b")).receipt.ranges == (IndexRange(0, 1),)
+    accepted = intake.submit(request("c b d b"))
+    assert accepted.receipt.stream == spool.stream
+    assert accepted.receipt.ranges == (IndexRange(2, 3),)
+    assert accepted.receipt.duplicates == 2
+    assert (accepted.rejected, accepted.problem) == (0, "")
+
+
+def test_what_is_answered_is_on_disk(intake, spool, open_spool):
+    intake.submit(request("a b"))
+    spool.close()
+    assert [content for _, content in empty(open_spool())] == [b"a", b"b"]
+
+
+def test_a_request_of_duplicates_alone_gets_a_receipt_without_ranges(intake):
+    intake.submit(request("a"))
+    receipt = intake.submit(request("a a")).receipt
+    assert (receipt.ranges, receipt.duplicates) == ((), 2)
+
+
+def test_a_request_without_records_is_answered_without_touching_the_spool(start, counts):
+    accepted = start(None).submit(request(""))
+    assert accepted.receipt is None
+    assert counts.selections == 1
+
+
+def test_refused_spans_are_counted_and_named_beside_those_that_were_kept(intake):
+    accepted = intake.submit(request("a ! ! ! ! !"))
+    assert accepted.receipt.ranges == (IndexRange(0, 0),)
+    assert accepted.rejected == 5
+    assert accepted.problem.startswith("5 spans refused: span 00: no trace id; ")
+    assert accepted.problem.endswith("; and 2 more")
+
+
+def test_a_request_that_can_not_be_read_raises_in_its_own_thread(intake, spool):
+    with pytest.raises(InvalidRequest):
+        intake.submit(request("a bad"))
+    assert spool.next_index == 0
+    assert intake.submit(request("a")).receipt is not None
+
+
+def test_requests_that_arrive_during_a_commit_share_the_next_one(start, spool, pool, counts):
+    gate = Gate(spool)
+    intake = start(gate)
+    first = pool.submit(intake.submit, request("first"))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    others = [pool.submit(intake.submit, request(f"r{n} s{n}")) for n in range(30)]
+    until(lambda: len(intake._waiting) == 30)
+    gate.open.release(2)
+    answers = [future.result(DEADLINE_S) for future in (first, *others)]
+    assert [commit[0] for commit in counts.commits] == [1, 30]
+    indexes = sorted((r.first, r.last) for answer in answers for r in answer.receipt.ranges)
+    assert indexes == [(0, 0), *((n, n + 1) for n in range(1, 61, 2))]
+
+
+def test_many_threads_make_fewer_commits_than_requests(start, spool, pool, counts):
+    intake = start(spool)
+    answers = list(pool.map(lambda n: intake.submit(request(f"word{n}")), range(800)))
+    assert {answer.receipt.ranges[0].first for answer in answers} == set(range(800))
+    assert sum(commit[0] for commit in counts.commits) == 800
+    assert len(counts.commits) < 400
+
+
+def test_a_duplicate_within_a_group_counts_for_the_later_request(start, spool, pool):
+    gate = Gate(spool)
+    intake = start(gate)
+    pool.submit(intake.submit, request("first"))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    one = pool.submit(intake.submit, request("same"))
+    until(lambda: len(intake._waiting) == 1)
+    two = pool.submit(intake.submit, request("same new"))
+    until(lambda: len(intake._waiting) == 2)
+    gate.open.release(2)
+    assert (one.result(DEADLINE_S).receipt.duplicates, two.result(DEADLINE_S).receipt.duplicates) == (0, 1)
+
+
+def test_a_group_takes_no_more_than_its_bytes(start, spool, pool, counts):
+    gate = Gate(spool)
+    intake = start(gate, config=Config(group_bytes=1 << 16))
+    pool.submit(intake.submit, request("first"))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    futures = [pool.submit(intake.submit, request(f"{n}" * 40_000)) for n in range(3)]
+    until(lambda: len(intake._waiting) == 3)
+    gate.open.release(4)
+    for future in futures:
+        future.result(DEADLINE_S)
+    assert [commit[0] for commit in counts.commits] == [1, 1, 1, 1]
+
+
+def test_a_full_queue_makes_further_requests_wait(start, spool, pool):
+    gate = Gate(spool)
+    intake = start(gate, config=Config(queue_bytes=1 << 20))
+    futures = [pool.submit(intake.submit, request("first"))]
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    futures += [pool.submit(intake.submit, request(f"{n}" * 600_000)) for n in range(4)]
+    until(lambda: len(intake._waiting) == 1)
+    assert intake._waiting_bytes < 1 << 20
+    gate.open.release(10)
+    assert all(future.result(DEADLINE_S).receipt for future in futures)
+
+
+# What goes wrong
+
+
+def test_of_a_group_that_does_not_fit_the_small_ones_are_kept(start, spool, pool, counts):
+    filler = [make_leaf(bytes([n]) * (1 << 20)) for n in range(spool._config.capacity_bytes >> 20)]
+    spool.commit(filler[:-1])
+    gate = Gate(spool)
+    intake = start(gate)
+    pool.submit(intake.submit, request("first"))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    large = pool.submit(intake.submit, request("x" * (3 << 20)))
+    small = pool.submit(intake.submit, request("small"))
+    until(lambda: len(intake._waiting) == 2)
+    gate.open.release(4)
+    assert small.result(DEADLINE_S).receipt.ranges
+    with pytest.raises(SpoolFull) as caught:
+        large.result(DEADLINE_S)
+    assert caught.value.retry_after_s > 0
+    assert counts.refusals == [(SpoolFull, 1)]
+
+
+@pytest.mark.parametrize("error", [SpoolDamaged("bit"), RuntimeError("a bug")], ids=["ours", "a bug"])
+def test_an_error_goes_to_its_group_and_the_next_is_committed(start, spool, pool, error, caplog):
+    gate = Gate(spool)
+    intake = start(gate)
+    gate.error = error
+    gate.open.release(2)
+    with pytest.raises(type(error)):
+        intake.submit(request("a"))
+    assert intake.submit(request("b")).receipt.ranges == (IndexRange(0, 0),)
+    assert "a commit of 1 requests failed" in caplog.text
+
+
+def test_metrics_that_fail_leave_nobody_waiting(start, spool, counts, caplog):
+    def fail(**_):
+        raise RuntimeError("no counter")
+
+    counts.committed = fail
+    intake = start(spool)
+    with pytest.raises(RuntimeError, match="no counter"):
+        intake.submit(request("a"))
+    with pytest.raises(RuntimeError, match="no counter"):
+        intake.submit(request("b"))
+
+
+def test_stopping_commits_what_is_queued_and_refuses_what_comes(start, spool, pool):
+    gate = Gate(spool)
+    intake = start(gate)
+    first = pool.submit(intake.submit, request("first"))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    queued = pool.submit(intake.submit, request("queued"))
+    until(lambda: len(intake._waiting) == 1)
+    stopping = pool.submit(intake.stop)
+    until(lambda: intake._stopping)
+    with pytest.raises(ShuttingDown):
+        intake.submit(request("late"))
+    gate.open.release(2)
+    stopping.result(DEADLINE_S)
+    assert first.result(DEADLINE_S).receipt.ranges == (IndexRange(0, 0),)
+    assert queued.result(DEADLINE_S).receipt.ranges == (IndexRange(1, 1),)
+    intake.stop()
