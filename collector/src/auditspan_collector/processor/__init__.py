@@ -1,0 +1,1 @@
+"""Decide which spans become records, and what a record says: pure functions, no I/O."""
