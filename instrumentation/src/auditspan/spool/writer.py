@@ -343,6 +343,18 @@ class Spool:
         with contextlib.suppress(OSError):
             segment.set_aside(frames.pack(payload))
 
+    def give_up(self, segment: Segment, problem: OSError) -> None:
+        """Leave a segment that can't be read where it is, and go on with the others."""
+        _log.warning("auditspan: %s can't be read and stays: %s", segment.path, problem)
+        with self._lock:
+            if segment is self._live:
+                self._retire_live()
+            if segment in self._closed:
+                self._closed.remove(segment)
+            self._taken.discard(segment)
+            self._unreadable.add(segment.path.name)
+            segment.close()
+
     def count_torn(self, places: int) -> None:
         """Count *places* where damaged bytes were skipped."""
         self._counts.torn += places
