@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from auditspan_collector.ledger.merkle import EMPTY_TREE
 from auditspan_collector.record import SealedBatch
+from auditspan_collector.schema import seal_row
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,37 +34,16 @@ class LedgerState:
 
 
 def append(state: LedgerState, leaves: Sequence[Leaf]) -> tuple[SealedBatch, LedgerState]:
-    """Seal *leaves* (at least one) in their order: the batch of their rows, and the ledger after them.
-
-    A row is RowBinary of ``ledger_stream String`` and ``ledger_index UInt64``, followed by the leaf's content.
-    """
+    """Seal *leaves* (at least one) in their order: the batch of their rows, and the ledger after them."""
     first = state.next_index
-    stream = _string(state.stream)
-    rows: list[bytes] = []
-    lengths: list[int] = []
-    prefix_bytes = len(stream) + 8
-    for index, leaf in enumerate(leaves, first):
-        rows += (stream, index.to_bytes(8, "little"), leaf.content)
-        lengths.append(prefix_bytes + len(leaf.content))
+    rows = [seal_row(state.stream, index, leaf) for index, leaf in enumerate(leaves, first)]
     frontier = state.frontier.append([leaf.hash for leaf in leaves])
     batch = SealedBatch(
         stream=state.stream,
         first_index=first,
-        count=len(leaves),
+        count=len(rows),
         rows=b"".join(rows),
         root=frontier.root(),
-        row_bytes=tuple(lengths),
+        row_bytes=tuple(map(len, rows)),
     )
     return batch, LedgerState(state.stream, frontier)
-
-
-def _string(text: str) -> bytes:
-    """RowBinary String: unsigned LEB128 length, then UTF-8 (ClickHouse docs, interfaces/formats/RowBinary)."""
-    data = text.encode()
-    size = len(data)
-    head = bytearray()
-    while size >= 0x80:
-        head.append(size & 0x7F | 0x80)
-        size >>= 7
-    head.append(size)
-    return bytes(head) + data

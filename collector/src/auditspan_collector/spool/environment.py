@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 # LMDB may leave a few pages at the file's end unwritten; a file that lacks more than that has been cut.
 _UNWRITTEN_PAGES = 256
+_PAGE_HEADER_BYTES = 16
+_NODE_BYTES = 16  # a header of 8 bytes and a key of 8
 # Mapped pages count as the process's memory once they were read, until they are unmapped.
 _REMAP_BYTES = 64 * MIB
 RETRY_AFTER_S = 5.0
@@ -45,7 +47,8 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 class Environment:
     """The LMDB files in *folder*, never larger than *max_bytes*; thread-safe.
 
-    *batches*, *meta* and *seen* are its sub-databases, valid inside *read* and *write* only.
+    *batches*, *meta* and *seen* are its sub-databases, valid inside *read* and *write* only; *page_bytes* is the
+    size of a page.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -73,6 +76,7 @@ class Environment:
             metasync=True,
         )
         self._inode = self._data_inode()
+        self.page_bytes: int = self._env.stat()["psize"]
         self._refuse_a_cut_file(self._env)
         self.batches = self._env.open_db(b"batches")
         self.meta = self._env.open_db(b"meta")
@@ -85,8 +89,7 @@ class Environment:
     def _refuse_a_cut_file(self, env: lmdb.Environment) -> None:
         """Reading a mapped page behind the file's end would kill the process (SIGBUS)."""
         size = (self._folder / DATA_FILE).stat().st_size
-        page = env.stat()["psize"]
-        if size + _UNWRITTEN_PAGES * page < (env.info()["last_pgno"] + 1) * page:
+        if size < (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * self.page_bytes:
             raise damaged(str(self._folder / DATA_FILE), "the file is shorter than its content")
 
     def read(self, look: Callable[[lmdb.Transaction[bytes]], T]) -> T:
@@ -148,6 +151,17 @@ class Environment:
         # LMDB keeps the map as large as its used pages, however little is asked for.
         with self._mapping:
             self._opened().set_mapsize(size)
+
+    def disk_bytes(self, value_bytes: int) -> int:
+        """Disk that a value under an index takes when it is written in order.
+
+        LMDB (mdb.c, NODESIZE, me_nodemax) keeps small ones together in a page and gives a large one its own pages.
+        """
+        node = _NODE_BYTES + value_bytes
+        usable = self.page_bytes - _PAGE_HEADER_BYTES
+        if node > usable // 2 - 2:
+            return -(-(value_bytes + _PAGE_HEADER_BYTES) // self.page_bytes) * self.page_bytes
+        return self.page_bytes // (usable // (node + 2))
 
     def forget_pages(self, read_bytes: int) -> None:
         """Count bytes that were read through the map, and now and then unmap what was.

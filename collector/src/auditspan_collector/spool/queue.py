@@ -47,7 +47,6 @@ log = logging.getLogger(__name__)
 
 FORMAT = b"1"
 IDENTITY_BYTES = 16
-_PAGE = 4096
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -61,7 +60,7 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """What is not released yet: *records*, and the disk they take in *bytes*, rounded up to pages."""
+    """What is not released yet: *records*, and the disk they take in *bytes*."""
 
     records: int
     bytes: int
@@ -286,7 +285,9 @@ class Spool:
             forgotten = self._forget(txn, seen)
             seen = 0
         position = replace(
-            position, batch_bytes=position.batch_bytes + _disk_bytes(len(value)), seen_records=seen
+            position,
+            batch_bytes=position.batch_bytes + self._environment.disk_bytes(len(value) + values.CRC_BYTES),
+            seen_records=seen,
         )
         self._put_meta(txn, b"ledger", values.encode_ledger(ledger))
         self._put_meta(txn, b"position", values.encode_position(position))
@@ -304,7 +305,7 @@ class Spool:
 
     def _refuse_over_capacity(self, value_bytes: int) -> None:
         used = self._position.batch_bytes
-        if used + _disk_bytes(value_bytes) > self._config.capacity_bytes:
+        if used + self._environment.disk_bytes(value_bytes + values.CRC_BYTES) > self._config.capacity_bytes:
             raise SpoolFull(
                 f"spool {self._config.path} is full: {used} of {self._config.capacity_bytes} bytes wait for "
                 "ClickHouse; it empties when ClickHouse takes records again, or raise spool.max_bytes",
@@ -416,7 +417,7 @@ class Spool:
         freed = 0
         with txn.cursor(self._environment.batches) as cursor:
             while cursor.first() and key_index(cursor.key()) <= last:
-                freed += _disk_bytes(len(cursor.value()) - values.CRC_BYTES)
+                freed += self._environment.disk_bytes(len(cursor.value()))
                 cursor.delete()
             following = key_index(cursor.key()) if cursor.first() else self.next_index
             if following != last + 1:
@@ -438,8 +439,3 @@ def _identities(key: bytes, stored: bytes) -> list[bytes]:
     """The identities of one entry of *seen*."""
     value = values.unguard(key, stored, f"remembered records from index {key_index(key)}")
     return [value[at : at + IDENTITY_BYTES] for at in range(0, len(value), IDENTITY_BYTES)]
-
-
-def _disk_bytes(value_bytes: int) -> int:
-    """Disk that a batch takes: LMDB gives a large value pages of its own, with a header of 16 bytes."""
-    return -(-(value_bytes + values.CRC_BYTES + 16) // _PAGE) * _PAGE
