@@ -12,6 +12,7 @@
     |-- SpoolDamaged         a stored value fails its checksum
     |-- StoreUnavailable     (retryable) ClickHouse does not answer, or says to try again
     |-- StoreRejected        ClickHouse answered, and will answer the same again
+    |-- StoreInUse           another process owns the embedded store's folder
     `-- QueryError           a question that can't be asked that way
 
 `retryable` says whether the same input may succeed later: a transient error is retried, a permanent one
@@ -98,6 +99,10 @@ class StoreRejected(AuditspanError):  # noqa: N818 - a state
     def __init__(self, message: str, *, code: int = 0) -> None:
         super().__init__(message)
         self.code = code
+
+
+class StoreInUse(AuditspanError):  # noqa: N818 - a state
+    """Another process owns the embedded store's folder."""
 
 
 class QueryError(AuditspanError):
