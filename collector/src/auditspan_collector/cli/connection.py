@@ -107,12 +107,12 @@ def resolve(
     from auditspan_collector.config import default_data_folder, load  # noqa: PLC0415 - keeps `--help` fast
 
     if url:
-        return Config(**_from_url(url, user=user, database=database))
+        return _from_url(url, user=user, database=database)
     if config_file:
         return load(config_file).clickhouse
     folder = data or default_data_folder(os.environ)
     if written := read_connection_file(folder):
-        return Config(**written)
+        return written
     if data:
         raise ConfigError(
             f"--data {data}: no `auditspan up` runs there; start it with `auditspan up --data {data}`, or give --url"
@@ -132,25 +132,31 @@ def write_connection_file(folder: Path, *, url: str, user: str, password: str, d
     return target
 
 
-def read_connection_file(folder: Path) -> dict[str, str] | None:
+def read_connection_file(folder: Path) -> clickhouse.Config | None:
     """What *write_connection_file* left in *folder*; None when there is nothing. Raises ConfigError when broken."""
+    from auditspan_collector.clickhouse import Config  # noqa: PLC0415 - keeps `--help` fast
+
     path = folder / FILE_NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {key: str(content[key]) for key in ("url", "user", "password", "database")}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Config(
+            url=found["url"], user=found["user"], password=found["password"], database=found["database"]
+        )
     except (FileNotFoundError, NotADirectoryError):
         return None
     except PermissionError as error:
         raise ConfigError(
             f"{path}: no permission to read; ask as the user who runs `auditspan up`"
         ) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise ConfigError(
             f"{path}: not written by `auditspan up`; delete it and start `auditspan up`"
         ) from error
 
 
-def _from_url(url: str, *, user: str | None, database: str | None) -> dict[str, str]:
+def _from_url(url: str, *, user: str | None, database: str | None) -> clickhouse.Config:
+    from auditspan_collector.clickhouse import Config  # noqa: PLC0415 - keeps `--help` fast
+
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -162,12 +168,9 @@ def _from_url(url: str, *, user: str | None, database: str | None) -> dict[str, 
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port is None else f"{host}:{port}"
-    found = {
-        "url": urlunsplit((parts.scheme, netloc, parts.path, parts.query, "")),
-        "database": database or DEFAULT_DATABASE,
-    }
-    if name := user or unquote(parts.username or ""):
-        found["user"] = name
-    if password := os.environ.get("AUDITSPAN_CLICKHOUSE_PASSWORD") or unquote(parts.password or ""):
-        found["password"] = password
-    return found
+    return Config(
+        url=urlunsplit((parts.scheme, netloc, parts.path, parts.query, "")),
+        user=user or unquote(parts.username or "") or "default",
+        password=os.environ.get("AUDITSPAN_CLICKHOUSE_PASSWORD") or unquote(parts.password or ""),
+        database=database or DEFAULT_DATABASE,
+    )

@@ -57,7 +57,14 @@ def _check_address(name: str, text: str) -> None:
 
 
 class GrpcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """OTLP/gRPC. *threads* requests are worked on at a time; each waits for its commit."""
+    """The ``receiver.grpc`` section: OTLP/gRPC.
+
+    Attributes:
+        listen: Address and port; port 0 lets the system choose.
+        threads: Requests that are worked on at a time; each waits for its commit. More of them share a commit,
+            and need up to *max_message_bytes* of memory each.
+
+    """
 
     listen: str = "127.0.0.1:4317"
     threads: Annotated[int, Meta(ge=1, le=1024)] = 32
@@ -68,7 +75,15 @@ class GrpcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """OTLP/HTTP. A request's head and its body each have to arrive within *read_timeout_s*."""
+    """The ``receiver.http`` section: OTLP/HTTP, ``POST /v1/traces``.
+
+    Attributes:
+        listen: Address and port; port 0 lets the system choose.
+        threads: Requests that are worked on at a time; each waits for its commit.
+        max_connections: Connections at a time. Further requests are asked to come back later.
+        read_timeout_s: How long a request's head may take, and then its body. Slower clients are cut off.
+
+    """
 
     listen: str = "127.0.0.1:4318"
     threads: Annotated[int, Meta(ge=1, le=1024)] = 32
@@ -81,7 +96,15 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Encryption for both listeners: PEM files. With *client_ca_file* only clients with its certificate get in."""
+    """The ``receiver.tls`` section: encryption for both listeners, TLS 1.2 or newer.
+
+    Attributes:
+        cert_file: PEM file with the collector's certificate and its chain; empty for no encryption.
+        key_file: PEM file with the certificate's private key, not encrypted.
+        client_ca_file: PEM file with an authority. With it only clients that show a certificate of this authority
+            get in, on both listeners.
+
+    """
 
     cert_file: str = ""
     key_file: str = ""
@@ -97,7 +120,17 @@ class TlsConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class SenderConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A credential and what it may say; see record.Sender."""
+    """One entry of ``receiver.senders``: a credential, sent as ``authorization: Bearer <token>``, and what it may say.
+
+    Attributes:
+        name: What the sender is called in messages.
+        token: At least 16 printable characters; ``${env:NAME}`` keeps it out of the file. Not shown anywhere.
+        tenant: Stored with each record of this sender.
+        services: Patterns such as ``shop-*``; a span of a service that matches none is refused. Null allows all.
+        instrumented: Whether the sender speaks for services instrumented by Auditspan, so that what they say about
+            how an actor is known (``audit.actor.origin``) counts. Without it their actors are ``unverified``.
+
+    """
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
     token: str
@@ -123,11 +156,21 @@ class SenderConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Both receivers. *anonymous* says what a request without a token gets:
+    """The ``receiver`` section.
 
-    refuse: nothing is kept. accept: kept, but its actors are unverified. trust: kept as from an instrumented
-    service. auto: refuse when there are senders, trust when every listener is on loopback, and otherwise the
-    collector does not start.
+    Attributes:
+        grpc: OTLP/gRPC.
+        http: OTLP/HTTP.
+        tls: Encryption for both.
+        max_message_bytes: Largest request, after decompression. Larger ones are refused for good, so keep it above
+            what the exporters' batches come to.
+        senders: Who may send. Empty: nobody is told apart, and *anonymous* decides.
+        anonymous: What a request without a token gets. ``refuse``: nothing is kept. ``accept``: kept, its actors are
+            ``unverified``. ``trust``: kept as from an instrumented service. ``auto``: refuse when there are
+            senders, trust when both listeners are on loopback, and otherwise the collector does not start.
+        insecure: Allow tokens over an unencrypted listener that other machines can reach, for instance behind a
+            proxy that ends TLS.
+
     """
 
     grpc: GrpcConfig = GrpcConfig()

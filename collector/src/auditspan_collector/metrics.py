@@ -1,0 +1,335 @@
+"""Count what is accepted, kept, refused, spooled and inserted, and show it to Prometheus.
+
+One registry a collector, none global. The rooms say what happened through small protocols of their own and know
+nothing of Prometheus; what the spool holds is read when somebody asks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from auditspan_collector.pipeline.drain import State
+from auditspan_collector.receiver.answers import refusal
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from auditspan_collector.errors import AuditspanError
+    from auditspan_collector.pipeline.drain import Drain
+    from auditspan_collector.record import Selection
+    from auditspan_collector.spool import Spool
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_REQUEST_LIMIT_S: Final = 10.0
+_MAX_MARKS: Final = 4096
+
+
+class Metrics:
+    """All metrics of one collector. Thread-safe; no method raises or waits."""
+
+    def __init__(self, *, version: str, stream: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.registry = CollectorRegistry(auto_describe=True)
+        ProcessCollector(registry=self.registry)
+        Info("auditspan_collector", "This collector", registry=self.registry).info(
+            {"version": version, "stream": stream}
+        )
+        self._receiver()
+        self._intake()
+        self._drain()
+
+    def _receiver(self) -> None:
+        self._requests = Counter(
+            "auditspan_receiver_requests",
+            "Requests answered, by transport (grpc, http) and outcome: ok, or why it was refused",
+            ["transport", "outcome"],
+            registry=self.registry,
+        )
+        self._body_bytes = Counter(
+            "auditspan_receiver_body_bytes",
+            "Bytes of request bodies as they were read; over HTTP before decompression",
+            ["transport"],
+            registry=self.registry,
+        )
+        self._request_seconds = Histogram(
+            "auditspan_receiver_request_duration_seconds",
+            "From the first byte of a request to its answer, the wait for the disk included",
+            ["transport"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+    def _intake(self) -> None:
+        self._spans = Counter(
+            "auditspan_spans_received", "Spans in valid requests, audited or not", registry=self.registry
+        )
+        self._tagged = Counter(
+            "auditspan_spans_tagged",
+            "Spans with audit attributes, ordinary copies not among them",
+            registry=self.registry,
+        )
+        self._copies = Counter(
+            "auditspan_spans_copies",
+            "Ordinary copies of records that come by their service's spool; not kept",
+            registry=self.registry,
+        )
+        self._invalid = Counter(
+            "auditspan_spans_invalid",
+            "Audit-tagged spans refused for their ids; named in partial_success",
+            registry=self.registry,
+        )
+        self._kept = Counter("auditspan_records_kept", "Records sealed and on disk", registry=self.registry)
+        self._duplicates = Counter(
+            "auditspan_records_duplicate",
+            "Records that were on disk already; a sender's retry",
+            registry=self.registry,
+        )
+        self._commit_seconds = Histogram(
+            "auditspan_commit_duration_seconds",
+            "One commit to disk",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._group_requests = Histogram(
+            "auditspan_commit_requests",
+            "Requests that shared a commit",
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self._not_kept = Counter(
+            "auditspan_commit_refused_requests",
+            "Requests whose commit failed: spool_full, shutting_down, or internal",
+            ["reason"],
+            registry=self.registry,
+        )
+
+    def _drain(self) -> None:
+        self._inserted = Counter(
+            "auditspan_drain_inserted_records",
+            "Records stored in ClickHouse and released",
+            registry=self.registry,
+        )
+        self._insert_seconds = Histogram(
+            "auditspan_drain_insert_duration_seconds",
+            "One range from its first byte sent to its release",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._failures = Counter(
+            "auditspan_drain_failures",
+            "Tries that failed: transient ones are repeated, a permanent one stops the drain",
+            ["kind"],
+            registry=self.registry,
+        )
+        for kind in ("transient", "permanent"):
+            self._failures.labels(kind)
+
+    def watch(self, spool: Spool, drain: Drain, *, capacity_bytes: int) -> None:
+        """Show what *spool* holds and how *drain* is, read at each scrape; call once, before they start."""
+        ages = _Ages(spool, self._clock)
+        spool.on_commit(ages.committed)
+        for name, help_text, read in (
+            (
+                "auditspan_spool_records",
+                "Records on disk that ClickHouse does not have yet",
+                lambda: spool.backlog().records,
+            ),
+            ("auditspan_spool_bytes", "Disk that they take", lambda: spool.backlog().bytes),
+            (
+                "auditspan_spool_capacity_bytes",
+                "Disk that they may take before senders are refused",
+                lambda: capacity_bytes,
+            ),
+            (
+                "auditspan_spool_oldest_age_seconds",
+                "Since when the oldest of them waits, seen from this process: 0 when none does",
+                ages.oldest_s,
+            ),
+        ):
+            Gauge(name, help_text, registry=self.registry).set_function(read)
+        self.registry.register(_DrainState(drain))
+
+    # receiver.ReceiverMetrics
+
+    def answered(self, transport: str, outcome: str, *, body_bytes: int, duration_s: float) -> None:
+        """A request was answered."""
+        self._requests.labels(transport, outcome).inc()
+        self._body_bytes.labels(transport).inc(body_bytes)
+        self._request_seconds.labels(transport).observe(duration_s)
+
+    # pipeline.intake.IntakeMetrics
+
+    def selected(self, selection: Selection) -> None:
+        """A request was read, with what it holds; before its commit."""
+        self._spans.inc(selection.spans)
+        self._tagged.inc(selection.tagged)
+        self._copies.inc(selection.copies)
+        self._invalid.inc(selection.invalid)
+
+    def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
+        """A group is on disk."""
+        self._kept.inc(records)
+        self._duplicates.inc(duplicates)
+        self._commit_seconds.observe(elapsed_s)
+        self._group_requests.observe(requests)
+
+    def refused(self, error: BaseException, *, requests: int) -> None:
+        """So many requests failed with *error* at the spool."""
+        reason = refusal(error).reason if isinstance(error, Exception) else "internal"
+        self._not_kept.labels(reason).inc(requests)
+
+    # pipeline.drain.DrainMetrics
+
+    def inserted(self, *, records: int, elapsed_s: float) -> None:
+        """A range is stored and released."""
+        self._inserted.inc(records)
+        self._insert_seconds.observe(elapsed_s)
+
+    def retrying(self, error: AuditspanError, *, delay_s: float) -> None:  # noqa: ARG002 - the log says why
+        """A try failed; the next comes after *delay_s*."""
+        self._failures.labels("transient").inc()
+
+    def stopped(self, error: BaseException) -> None:  # noqa: ARG002 - the log says why
+        """Nothing is sent any more, until *resumed*."""
+        self._failures.labels("permanent").inc()
+
+    def resumed(self) -> None:
+        """The drain goes on after *stopped*; its state is read at each scrape."""
+
+
+class _DrainState(Collector):
+    """``auditspan_drain_state``, one series a state, 1 for the present one."""
+
+    def __init__(self, drain: Drain) -> None:
+        self._drain = drain
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "auditspan_drain_state",
+            "1 for what the drain does: running, retrying (ClickHouse is away), stopped (needs a person)",
+            labels=["state"],
+        )
+        now = self._drain.status.state
+        for state in get_args(State):
+            family.add_metric([state], float(state == now))
+        yield family
+
+
+class _Ages:
+    """When the records of the spool were committed, to the second; what was there before the start counts from it."""
+
+    def __init__(self, spool: Spool, clock: Callable[[], float]) -> None:
+        self._spool = spool
+        self._clock = clock
+        self._lock = threading.Lock()
+        # (the index after a commit, when it was), both ascending
+        self._marks = deque([(spool.next_index, clock())])
+
+    def committed(self) -> None:
+        """Remember a commit; called in the committing thread."""
+        now, following = self._clock(), self._spool.next_index
+        with self._lock:
+            self._forget_released()
+            if self._marks and now - self._marks[-1][1] < 1:
+                # The older time stays: an age is never told too small.
+                self._marks[-1] = (following, self._marks[-1][1])
+            else:
+                self._marks.append((following, now))
+            if len(self._marks) > _MAX_MARKS:
+                # Every second mark goes; its records count as old as those of the mark before.
+                kept = list(self._marks)
+                pairs = [(after[0], mark[1]) for mark, after in zip(kept[::2], kept[1::2], strict=False)]
+                self._marks = deque(pairs + kept[len(pairs) * 2 :])
+
+    def oldest_s(self) -> float:
+        """Age of the oldest record that is not released, or 0."""
+        with self._lock:
+            self._forget_released()
+            return self._clock() - self._marks[0][1] if self._marks else 0.0
+
+    def _forget_released(self) -> None:
+        released = self._spool.released_index
+        while self._marks and self._marks[0][0] <= released:
+            self._marks.popleft()
+
+
+class MetricsServer:
+    """``/metrics`` for Prometheus and ``/healthz`` for probes. Start once, stop once."""
+
+    def __init__(self, metrics: Metrics, healthy: Callable[[], str]) -> None:
+        """*healthy* gives an empty text, or why the collector takes no records."""
+        self._metrics = metrics
+        self._healthy = healthy
+        self._server: _HttpServer | None = None
+
+    def start(self, listener: socket.socket) -> None:
+        """Serve on *listener*, which this takes over."""
+        self._server = _HttpServer(listener, self._metrics.registry, self._healthy)
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a slow scrape does not hold up a shutdown
+
+    def __init__(
+        self, listener: socket.socket, registry: CollectorRegistry, healthy: Callable[[], str]
+    ) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.registry = registry
+        self.healthy = healthy
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A scraper that went away is nothing to report."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = _REQUEST_LIMIT_S
+    server: _HttpServer
+
+    def do_GET(self) -> None:
+        """Answer a scrape or a probe."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            encoder, content_type = choose_encoder(self.headers.get("Accept", ""))
+            self._answer(200, encoder(self.server.registry), content_type)
+        elif path == "/healthz":
+            problem = self.server.healthy()
+            self._answer(
+                503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain; charset=utf-8"
+            )
+        else:
+            self._answer(404, b"/metrics or /healthz\n", "text/plain; charset=utf-8")
+
+    def _answer(self, status: int, body: bytes, content_type: str) -> None:
+        self.send_response(status)
+        self.send_header("content-type", content_type)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def version_string(self) -> str:
+        """Say nothing of what serves this."""
+        return "auditspan"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        """No line a scrape."""
