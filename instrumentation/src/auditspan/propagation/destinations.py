@@ -1,0 +1,176 @@
+"""Which services may see ``audit-context``: those on the operator's list, nobody else.
+
+Entries, separated by commas in OTEL_AUDITSPAN_CONTEXT_DESTINATIONS:
+
+    orders              this host name, any port
+    orders:8080         this host name and port
+    *.shop.internal     every name that ends so, any port; *.shop.internal:443 one port
+    10.0.0.0/8          every address in this network, where the URL has an address, any port
+    [fd00::1]:8080      an IPv6 address and port
+    unix:/run/x.sock    this gRPC target, letter for letter
+
+A name is never resolved: DNS must not decide who may see a token.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_NAME: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?")
+_GRPC_DEFAULT_PORT: Final = 443
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where a request goes: a lower-case *host* name or address, and its *port*."""
+
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, host: str, port: int | None, scheme: str = "") -> Destination | None:
+        """None when the host or port can't be told for sure."""
+        if port is None:
+            port = _DEFAULT_PORTS.get(scheme)
+        host = host.lower().rstrip(".").removeprefix("[").removesuffix("]")
+        if not host or port is None or not host.isascii() or re.search(r"[\s\\/@?#%]", host):
+            return None
+        return cls(host, port)
+
+    @classmethod
+    def of_url(cls, url: str) -> Destination | None:
+        """None for what isn't plainly one: parsers that disagree must not send a token astray."""
+        if "\\" in url or any(letter <= " " for letter in url):
+            return None
+        try:
+            parts = urlsplit(url)
+            return cls.of(parts.hostname or "", parts.port, parts.scheme)
+        except ValueError:
+            return None
+
+    @classmethod
+    def of_span(cls, attributes: Mapping[str, object]) -> Destination | None:
+        """Where a client span's request goes, by the old or the new HTTP conventions.
+
+        https://opentelemetry.io/docs/specs/semconv/http/http-spans/#http-client-span
+        """
+        url = attributes.get("url.full") or attributes.get("http.url")
+        if isinstance(url, str):
+            return cls.of_url(url)
+        for host_key, port_key in (("server.address", "server.port"), ("net.peer.name", "net.peer.port")):
+            host, port = attributes.get(host_key), attributes.get(port_key)
+            if isinstance(host, str) and isinstance(port, int):
+                return cls.of(host, port)
+        return None
+
+
+class Destinations:
+    """The list. Immutable, so thread-safe."""
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        """*problems* says which entries can't be used; they allow nothing."""
+        self.problems: list[str] = []
+        self._targets: set[str] = set()
+        self._names: set[tuple[str, int | None]] = set()
+        self._suffixes: list[tuple[str, int | None]] = []
+        self._networks: list[tuple[_Network, int | None]] = []
+        for entry in entries:
+            if not self._add(entry.strip()):
+                self.problems.append(
+                    f"{entry!r} is not usable; allowed are host, host:port, *.suffix, a network such as "
+                    "10.0.0.0/8, and unix:PATH"
+                )
+
+    def __bool__(self) -> bool:
+        """Whether anything is allowed at all."""
+        return bool(self._targets or self._names or self._suffixes or self._networks)
+
+    def allows(self, destination: Destination | None) -> bool:
+        """Whether *destination* may see a token; unknown ones may not."""
+        if destination is None:
+            return False
+        host, port = destination.host, destination.port
+        address = _address(host)
+        if address is not None:
+            return any(address in network and only in (None, port) for network, only in self._networks)
+        if (host, None) in self._names or (host, port) in self._names:
+            return True
+        return any(host.endswith(suffix) and only in (None, port) for suffix, only in self._suffixes)
+
+    def allows_grpc(self, target: str) -> bool:
+        """The same for a gRPC target (https://grpc.github.io/grpc/core/md_doc_naming.html); for a list, all of it."""
+        if target in self._targets:
+            return True
+        places = _grpc_places(target)
+        return bool(places) and all(self.allows(place) for place in places)
+
+    def _add(self, entry: str) -> bool:
+        if entry.startswith(("unix:", "unix-abstract:")):
+            self._targets.add(entry)
+            return True
+        if "/" in entry:
+            try:
+                self._networks.append((ipaddress.ip_network(entry, strict=False), None))
+            except ValueError:
+                return False
+            return True
+        host, port = _host_and_port(entry.lower())
+        address = _address(host)
+        if address is not None:
+            self._networks.append((ipaddress.ip_network(address), port))
+        elif not _NAME.fullmatch(host) or port == 0:
+            return False
+        elif host.startswith("*."):
+            self._suffixes.append((host[1:], port))
+        else:
+            self._names.add((host, port))
+        return True
+
+
+def _address(host: str) -> _Address | None:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def _host_and_port(text: str) -> tuple[str, int | None]:
+    """Host and port of ``host``, ``host:port``, ``[v6]:port`` or a bare IPv6 address; port 0 when it is none."""
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        return text, None
+    if not port:
+        return host, None
+    return host, int(port) if port.isdecimal() and port.isascii() and 0 < int(port) < 65536 else 0
+
+
+def _grpc_places(target: str) -> list[Destination | None]:
+    scheme, colon, rest = target.partition(":")
+    if colon and scheme in ("ipv4", "ipv6"):
+        addresses = rest.split(",")
+    elif colon and scheme == "dns":
+        # dns:[//authority/]host[:port]
+        addresses = [rest.removeprefix("//").partition("/")[2] if rest.startswith("//") else rest]
+    else:
+        addresses = [target]
+    places: list[Destination | None] = []
+    for address in addresses:
+        host, port = _host_and_port(address.strip())
+        places.append(Destination.of(host, _GRPC_DEFAULT_PORT if port is None else port))
+    return places
