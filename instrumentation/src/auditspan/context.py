@@ -13,6 +13,7 @@ none: an action without a name is better than an action under somebody else's.
 from __future__ import annotations
 
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -22,11 +23,15 @@ from opentelemetry import trace
 from auditspan import attributes as names
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.util.types import AnyValue
 
 _UPSTREAM = otel_context.create_key("auditspan-upstream")
 _STATE = otel_context.create_key("auditspan-state")
+_ANNOUNCED: Final[ContextVar[Announced | None]] = ContextVar("auditspan-announced", default=None)
 _SLOT: Final = "_auditspan"  # attribute of an SDK span object
 _MAX_LIVE_TRACES: Final = 65_536  # spans that are never ended must not fill the memory
 
@@ -88,6 +93,24 @@ class Source(Protocol):
         """What is known by now. Called when the response starts (*span* is open) and when *span* has ended."""
 
 
+@dataclass(slots=True)
+class Announced:
+    """Whom the application named before the entry span of its work began; None until it does."""
+
+    actor: Actor | None = None
+
+
+class Emitter(Protocol):
+    """What makes records of audited spans."""
+
+    @property
+    def is_read_method(self) -> Callable[[str], bool]:
+        """Whether the RPC ``/package.Service/Method`` changes nothing."""
+
+    def responding(self, span: Span, state: AuditedSpan) -> None:
+        """The response to *span*'s request is about to start; never raises."""
+
+
 @dataclass(slots=True, eq=False)
 class AuditedSpan:
     """What is known so far about the record that a span may become; filled until the span ends.
@@ -95,7 +118,7 @@ class AuditedSpan:
     Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
-    one in this process. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    one in this process; *shown* are the attributes that its ordinary span got. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
@@ -103,6 +126,7 @@ class AuditedSpan:
     entry: bool
     upstream: Upstream = field(default_factory=Upstream)
     parent: AuditedSpan | None = None
+    emitter: Emitter | None = None
     source: Source | None = None
     wanted: bool = False
     certain: bool = False
@@ -113,6 +137,8 @@ class AuditedSpan:
     reason: str = ""
     target_type: str = ""
     target_id: str = ""
+    record_id: str = ""
+    shown: Mapping[str, AnyValue] = field(default_factory=dict)
 
     def root(self) -> AuditedSpan:
         """The entry span around this one, or the outermost audited span where nothing came in."""
@@ -187,6 +213,22 @@ def current(context: Context | None = None) -> AuditedSpan | None:
         return None
     found = _in_context(context, span_context.trace_id)
     return found if found is not None else live.only(span_context.trace_id)
+
+
+def await_announcement() -> Announced:
+    """Begin to listen for an actor that is named before the entry span starts.
+
+    Only where the framework gives each piece of work a context of its own; elsewhere one request's actor would
+    become the next one's.
+    """
+    announced = Announced()
+    _ANNOUNCED.set(announced)
+    return announced
+
+
+def announced() -> Announced | None:
+    """Where to leave the actor when no audited span is current, or None."""
+    return _ANNOUNCED.get()
 
 
 def of_span(span: object) -> AuditedSpan | None:

@@ -1,1 +1,207 @@
-"""One module a framework."""
+"""How Auditspan learns from a framework who acts and what they do; the plugin interface ``auditspan_extractor``.
+
+An extractor is a module, registered as an entry point of the group ``auditspan_extractor``::
+
+    [project.entry-points.auditspan_extractor]
+    acme = "acme_auditspan.extractor"
+
+It has two names, both required. ``INSTRUMENTORS`` holds the OpenTelemetry instrumentors that it works with, each as
+``"module:Class"``. ``instrument(instrumentor, arguments)`` is called when one of them starts to instrument, with its
+name and the keyword arguments it was called with, and returns the arguments to use instead: it adds the
+instrumentor's own documented hooks and chains those that it was given with ``chain``. It may also return a function
+as second value of a pair, which is called when the instrumentor is done::
+
+    INSTRUMENTORS = ("opentelemetry.instrumentation.acme:AcmeInstrumentor",)
+
+    def instrument(instrumentor, arguments):
+        return {**arguments, "request_hook": chain(arguments.get("request_hook"), _begin)}
+
+    def _begin(span, request):
+        begin(span, AcmeSource(request))      # AcmeSource is an auditspan.context.Source
+
+    def _end(span, request, response):        # while the span is open, authentication behind us
+        respond(span)
+
+The module must import without its framework: all extractors are loaded at start, only those are used whose
+framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
+arguments it was given.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+import logging
+import types
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from auditspan import context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from auditspan.context import AuditedSpan, Source
+
+_log = logging.getLogger(__name__)
+
+# IANA's HTTP authentication schemes and two common ones. Anything else in the header may be the secret itself.
+_AUTH_SCHEMES: Final = frozenset(
+    [
+        "basic",
+        "bearer",
+        "concealed",
+        "digest",
+        "dpop",
+        "gnap",
+        "hoba",
+        "mutual",
+        "negotiate",
+        "oauth",
+        "privatetoken",
+        "scram-sha-1",
+        "scram-sha-256",
+        "vapid",
+        "ntlm",
+        "apikey",
+        "token",
+    ]
+)
+_MAX_TEXT: Final = 1024  # characters of an actor's id or role; a user object is not ours to trust with memory
+
+
+class Extractor(Protocol):
+    """The module's interface."""
+
+    INSTRUMENTORS: tuple[str, ...]
+
+    def instrument(
+        self, instrumentor: str, arguments: dict[str, Any]
+    ) -> dict[str, Any] | tuple[dict[str, Any], Callable[[], None]]:
+        """The keyword arguments to instrument with, and what to do afterwards."""
+
+
+def begin(span: Any, source: Source) -> AuditedSpan | None:
+    """Say that *source* knows the request whose entry span is *span*; the state, or None when it is no entry span."""
+    state = context.of_span(span)
+    if state is None or not state.entry or not is_own(span, state):
+        return None
+    state.source = source
+    return state
+
+
+def respond(span: Any) -> None:
+    """Say that the response is about to start: authentication ran, and *span* is still open."""
+    state = context.of_span(span)
+    if state is not None and state.emitter is not None and is_own(span, state):
+        state.emitter.responding(span, state)
+
+
+def is_own(span: Any, state: AuditedSpan) -> bool:
+    """Whether *state* is that of *span* itself, not of one around it."""
+    return f"{span.get_span_context().span_id:016x}" == state.span_id
+
+
+def chain(theirs: Any, ours: Callable[..., None]) -> Callable[..., None]:
+    """A hook that calls *theirs*, when there is one, and then *ours*. Only theirs may raise."""
+    guarded = guard(ours)
+    if not callable(theirs):
+        return guarded
+
+    @functools.wraps(theirs)
+    def both(*args: Any, **kwargs: Any) -> None:
+        try:
+            theirs(*args, **kwargs)
+        finally:
+            guarded(*args, **kwargs)
+
+    return both
+
+
+def guard(ours: Callable[..., None]) -> Callable[..., None]:
+    """*ours*, never raising; its first failure is logged."""
+    warned = False
+
+    def guarded(*args: Any, **kwargs: Any) -> None:
+        nonlocal warned
+        try:
+            ours(*args, **kwargs)
+        except Exception:  # noqa: BLE001 - runs inside the application's request
+            if not warned:
+                warned = True
+                _log.warning(
+                    "Auditspan's %s failed; the service is not affected", ours.__qualname__, exc_info=True
+                )
+
+    return guarded
+
+
+def hash_session(session: object) -> str:
+    """A session id as it may be stored: 128 bits of SHA-256 in hex, the same for the same session; empty for none."""
+    text = session.decode("utf-8", "replace") if isinstance(session, bytes) else str(session or "")
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:32] if text else ""
+
+
+def texts(values: object) -> tuple[str, ...]:
+    """*values* as roles: strings of an iterable (or names of its objects), sorted and without repetition."""
+    if isinstance(values, str):
+        values = values.split()
+    if not isinstance(values, Iterable):
+        return ()
+    return tuple(sorted({text(value) or first_text(value, ("name",)) for value in values} - {""}))
+
+
+def held_roles(user: object) -> tuple[str, ...]:
+    """The ``roles`` of a user object, when reading them can't start anything.
+
+    An object-relational mapper's attribute may ask the database when it is touched; so only what is stored in the
+    object counts, or in its class, or a property that the application wrote itself.
+    """
+    stored = user if isinstance(user, dict) else getattr(user, "__dict__", {})
+    if "roles" in stored:
+        return texts(stored["roles"])
+    declared = inspect.getattr_static(type(user), "roles", None)
+    if isinstance(declared, (property, types.MemberDescriptorType)):
+        try:
+            return texts(getattr(user, "roles", ()))
+        except Exception:  # noqa: BLE001 - the application's code; without roles the actor is still right
+            return ()
+    return texts(declared) if isinstance(declared, (tuple, list, set, frozenset)) else ()
+
+
+def text(value: object) -> str:
+    """*value* as an identifier; empty for None and for objects whose text would be their address in memory."""
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value)[:_MAX_TEXT]
+    if value is None or isinstance(value, (bool, bytes)) or type(value).__str__ is object.__str__:
+        return ""
+    return str(value)[:_MAX_TEXT]
+
+
+def first_text(thing: Any, attributes: Iterable[str]) -> str:
+    """The first of *attributes* of *thing* (or keys, when it is a mapping) that has a text."""
+    for name in attributes:
+        try:
+            found = (
+                thing[name] if hasattr(thing, "keys") else getattr(thing, name, None)
+            )  # rows of sqlite3 have keys
+        except (NotImplementedError, KeyError, IndexError):  # the first by Starlette's BaseUser.identity
+            continue
+        value = text(found)
+        if value:
+            return value
+    return ""
+
+
+def scheme_word(authorization: str) -> str:
+    """The scheme of an Authorization header in lower case ("basic"), never anything of the credential."""
+    scheme, space, _ = authorization.strip().partition(" ")
+    return scheme.lower() if space and scheme.lower() in _AUTH_SCHEMES else ""
+
+
+def session_of(session: Mapping[str, object] | None) -> str:
+    """The hashed id of a framework's *session*, empty when it carries none."""
+    if not session:
+        return ""
+    return hash_session(first_text(dict(session), ("session_id", "sid", "id", "_id")))
