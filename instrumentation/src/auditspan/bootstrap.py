@@ -1,0 +1,169 @@
+"""Wire Auditspan into the running OpenTelemetry SDK; the hook ``opentelemetry_pre_instrument``.
+
+``opentelemetry-instrument`` calls ``pre_instrument`` after it has configured the SDK and before any instrumentation
+starts. An exception there would end all instrumentation, so none leaves this module: what can't be wired is said
+once in the log, and the service runs as if it were not there.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # has no types
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.util._importlib_metadata import entry_points
+
+from auditspan import context, settings
+from auditspan.api import PROCESSOR
+from auditspan.processor import AuditSpanProcessor
+from auditspan.sampler import AuditSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from auditspan.extractors import Extractor
+    from auditspan.processor import Sink
+    from auditspan.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+EXTRACTORS: Final = "auditspan_extractor"  # entry point group
+_INSTRUMENT: Final = "_auditspan_extractors"  # attribute of BaseInstrumentor's wrapped method
+
+# With these the instrumentations make no span for some requests, so there is nothing to make a record of.
+_EXCLUDING: Final = (
+    "OTEL_PYTHON_EXCLUDED_URLS",
+    "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS",
+    "OTEL_PYTHON_STARLETTE_EXCLUDED_URLS",
+    "OTEL_PYTHON_FLASK_EXCLUDED_URLS",
+    "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES",
+)
+
+
+def pre_instrument() -> None:
+    """Start Auditspan in this process; again does nothing. Never raises."""
+    try:
+        _start()
+    except Exception:  # noqa: BLE001 - see the module
+        _log.warning("Auditspan could not start; the service runs without audit records", exc_info=True)
+
+
+def _start() -> None:
+    if settings.read(os.environ).disabled:
+        return
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        _log.warning(
+            "Auditspan needs the OpenTelemetry SDK's TracerProvider and found %s; there are no audit records. "
+            "Is opentelemetry-distro installed?",
+            type(provider).__qualname__,
+        )
+        return
+    if getattr(provider, PROCESSOR, None) is not None:
+        return
+    service_name = str(provider.resource.attributes.get("service.name", ""))
+    chosen = settings.read(os.environ, service_name=service_name)
+    for problem in chosen.problems:
+        _log.warning("Auditspan: %s", problem)
+    excluded = [name for name in _EXCLUDING if os.environ.get(name)]
+    if excluded:
+        _log.warning("Auditspan: requests that %s leaves out get no audit record", " and ".join(excluded))
+    install(provider, chosen, _deliver(chosen))
+    _guarded("audit-context", lambda: _carry_context(chosen, service_name))
+    hook_instrumentors(_extractors())
+
+
+def install(provider: TracerProvider, chosen: Settings, sink: Sink) -> AuditSpanProcessor:
+    """Let the spans of *provider* become records in *sink*, whatever its sampler drops."""
+    processor = AuditSpanProcessor(chosen, sink)
+    sampler = AuditSampler(provider.sampler)
+    provider.sampler = sampler
+    # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own
+    # instrumentations before us.
+    for tracer in list(getattr(provider, "_tracers", {}).values()):
+        tracer.sampler = sampler
+    provider.add_span_processor(processor)
+    processor.tracer = provider.get_tracer("auditspan")
+    setattr(provider, PROCESSOR, processor)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=context.live.after_fork)
+    return processor
+
+
+def _deliver(chosen: Settings) -> Sink:
+    """A spool on disk, with a thread that sends it to the collector."""
+    from auditspan.shipper import Shipper, Target  # noqa: PLC0415 - not needed to import this module
+    from auditspan.spool import Spool  # noqa: PLC0415 - as above
+
+    spool = Spool(chosen.spool_dir, max_bytes=chosen.spool_max_bytes, sync=chosen.spool_sync)
+    _guarded("delivery", lambda: Shipper(spool, Target.of(chosen)).start())
+    return spool
+
+
+def _carry_context(chosen: Settings, service_name: str) -> None:
+    from auditspan.propagation import install as carry  # noqa: PLC0415 - not needed to import this module
+
+    carry(chosen, service=service_name)
+
+
+def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
+    """Let each instrumentor that starts from now on have the hooks of the extractors that know it."""
+    known = {name: extractor for extractor in extractors for name in extractor.INSTRUMENTORS}
+    original: Callable[..., Any] = BaseInstrumentor.instrument
+    if hasattr(original, _INSTRUMENT):
+        return
+
+    @functools.wraps(original)
+    def instrument(self: BaseInstrumentor, **kwargs: Any) -> Any:
+        name = next(
+            (n for cls in type(self).__mro__ if (n := f"{cls.__module__}:{cls.__name__}") in known), ""
+        )
+        if not name or self.is_instrumented_by_opentelemetry:
+            return original(self, **kwargs)
+        arguments, afterwards = _prepare(known[name], name, kwargs)
+        result = original(self, **arguments)
+        if self.is_instrumented_by_opentelemetry:
+            _guarded(name, afterwards)
+        return result
+
+    setattr(instrument, _INSTRUMENT, known)
+    BaseInstrumentor.instrument = instrument
+
+
+def _prepare(
+    extractor: Extractor, name: str, given: dict[str, Any]
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    try:
+        prepared = extractor.instrument(name, dict(given))
+        return prepared if isinstance(prepared, tuple) else (prepared, lambda: None)
+    except Exception:  # noqa: BLE001 - a plugin's code; the framework is instrumented without it
+        _log.warning("Auditspan: %s gets no audit attributes, its extractor failed", name, exc_info=True)
+        return given, lambda: None
+
+
+def _extractors() -> list[Extractor]:
+    found = []
+    for entry_point in entry_points(group=EXTRACTORS):
+        try:
+            found.append(_checked(entry_point.load()))
+        except Exception:  # noqa: BLE001 - a plugin's code; the others go on
+            _log.warning("Auditspan: the extractor %s can't be used", entry_point.name, exc_info=True)
+    return found
+
+
+def _checked(extractor: Any) -> Extractor:
+    if not (isinstance(extractor.INSTRUMENTORS, tuple) and callable(extractor.instrument)):
+        raise TypeError("INSTRUMENTORS must be a tuple and instrument a function; see auditspan.extractors")
+    checked: Extractor = extractor
+    return checked
+
+
+def _guarded(what: str, step: Callable[[], None]) -> None:
+    try:
+        step()
+    except Exception:  # noqa: BLE001 - see the module
+        _log.warning("Auditspan: %s could not be set up; the service is not affected", what, exc_info=True)

@@ -1,0 +1,314 @@
+"""Find the spans that are records and put each, complete, into the spool before its request is over.
+
+``on_start`` gives an entry span its state and lets the spans inside find it. ``on_end`` decides whether the span is a
+record, and appends a copy of it, with the audit attributes last, to the spool. Both run inside the application's
+request: they never raise, and take no lock that waits for anything but memory and one write.
+
+A record comes from a request that may change something, one that was denied, a read that was asked for by route, or
+one that the application spoke of. Audit attributes that were put on the span by somebody else (another processor
+that copies baggage, for instance) are no evidence: who acted is never read from them, and none that has a meaning
+here survives in the record unless the application itself may have set it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+from opentelemetry import baggage, trace
+from opentelemetry import context as otel_context
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import SpanKind
+
+from auditspan import attributes as names
+from auditspan import context
+from auditspan.context import AuditedSpan, Facts, Upstream
+from auditspan.facts import ReadMethods, glob, span_facts
+from auditspan.wire import SpanEncoder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import Tracer
+    from opentelemetry.util.types import AnyValue
+
+    from auditspan.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+_ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+
+# What the application may say by hand on its span, in the words of the draft conventions, besides the functions.
+_SAYABLE: Final = frozenset({names.ACTION, names.OUTCOME, names.REASON, names.TARGET_TYPE, names.TARGET_ID})
+_OURS: Final = frozenset(
+    value for name, value in vars(names).items() if isinstance(value, str) and value.startswith(names.PREFIX)
+) - {names.PREFIX}
+
+
+class Sink(Protocol):
+    """Where records go. Thread-safe."""
+
+    @property
+    def stream_id(self) -> str:
+        """The emitter that this process is; another one in a forked child."""
+
+    def append(self, payload: bytes) -> bool:
+        """Keep one ExportTraceServiceRequest; False when it could not be kept, and then it is counted there."""
+
+
+class AuditSpanProcessor(SpanProcessor):
+    """Turns spans into records in *sink*."""
+
+    def __init__(self, settings: Settings, sink: Sink) -> None:
+        self._sink = sink
+        self._span_attributes = settings.span_attributes
+        self._reads = tuple(glob(pattern) for pattern in settings.reads)
+        self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
+        self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
+        self._encoder = SpanEncoder()
+        self._warned = False
+        self._sequence: tuple[str, Iterator[int]] = ("", count(1))
+        self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
+
+    # -- OpenTelemetry's side
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Give *span* a state of its own, or let it find the one around it."""
+        try:
+            if span.kind in _ENTRY_KINDS:
+                self._enter(span, parent_context)
+            elif self._says_audit(span):
+                self._begin_inner(span, parent_context)
+            else:
+                around = context.current(parent_context)
+                if around is not None:
+                    context.bind(span, around)
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Append the record that *span* is, if it is one. On return it survives the process."""
+        if span.context is None:
+            return
+        state = self._states.pop(span.context.span_id, None)
+        if state is None:
+            return
+        state.ended = True
+        try:
+            if state.entry or state.parent is None:
+                context.live.remove(state)
+            facts = self._settled(state, span)
+            if self._is_record(state, facts):
+                attributes = self._complete(state, facts, span)
+                self._sink.append(self._encoder.encode(span, attributes))
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+
+    def shutdown(self) -> None:
+        """Nothing waits here: what ended is in the spool."""
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """True: what ended is in the spool."""
+        del timeout_millis
+        return True
+
+    # -- the extractors' side
+
+    def responding(self, span: Span, state: AuditedSpan) -> None:
+        """The response is about to start: put what is known on the ordinary *span*, while it can still change.
+
+        Last, so that a full span evicts others' attributes and not these. Never raises.
+        """
+        try:
+            facts = self._settled(state, span)
+            if not self._is_record(state, facts):
+                if any(key.startswith(names.PREFIX) for key in span.attributes or ()):
+                    span.set_attribute(
+                        names.DELIVERY, names.DELIVERY_SPOOL
+                    )  # not by us: no record at the collector
+                return
+            state.certain = True
+            if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
+                state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
+                span.set_attributes(state.shown)
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+
+    # -- the application's side
+
+    def begin_record(self, span: Span) -> AuditedSpan:
+        """Make the open *span* a record of its own inside the audited span around it."""
+        around = context.of_span(span)
+        upstream = Upstream() if around is not None else context.upstream()
+        state = self._state(span, entry=False, parent=around, upstream=upstream)
+        state.wanted = state.certain = True
+        if around is None:
+            context.live.add(state)
+        return state
+
+    # -- inside
+
+    def _enter(self, span: Span, parent_context: Context | None) -> None:
+        parent = span.parent
+        inside = context.current(parent_context) if parent is not None and not parent.is_remote else None
+        upstream = context.upstream(parent_context) if inside is None else Upstream()
+        state = self._state(span, entry=True, parent=inside, upstream=upstream)
+        state.certain = (
+            span.kind is SpanKind.SERVER and span_facts(span, is_read_method=self.is_read_method).changes
+        )
+        if self._says_audit(span):
+            span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
+        context.live.add(state)
+        # Left in the context on purpose: the instrumentation makes the span current in a context derived from this
+        # one, so that code under a child that sampling drops finds the state; whoever attached the request's context
+        # restores the one before.
+        otel_context.attach(context.with_state(state))
+
+    def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
+        said = self._said(span.attributes or {}, {}, parent_context).keys() - {names.DELIVERY}
+        span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
+        around = context.current(parent_context)
+        if around is not None:
+            context.bind(span, around)
+        if said:
+            self.begin_record(span)
+
+    def _state(
+        self, span: Span, *, entry: bool, parent: AuditedSpan | None, upstream: Upstream
+    ) -> AuditedSpan:
+        span_context = span.get_span_context()
+        state = AuditedSpan(
+            span_id=trace.format_span_id(span_context.span_id),
+            trace_id=span_context.trace_id,
+            entry=entry,
+            parent=parent,
+            upstream=upstream,
+            emitter=self,
+        )
+        context.bind(span, state)
+        self._states[span_context.span_id] = state
+        return state
+
+    def _settled(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
+        """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
+        found = self._facts(state, span)
+        attributes = span.attributes or {}
+        said: Mapping[str, str] = {}
+        if any(key.startswith(names.PREFIX) for key in attributes):
+            said = {k: v for k, v in self._said(attributes, state.shown).items() if isinstance(v, str)}
+        outcome = state.outcome or said.get(names.OUTCOME, "") or found.outcome
+        return Facts(
+            action=(state.action or said.get(names.ACTION, "") or found.action or "EXECUTE").upper(),
+            outcome=outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
+            reason=state.reason or said.get(names.REASON, "") or found.reason,
+            target_type=state.target_type or said.get(names.TARGET_TYPE, "") or found.target_type,
+            target_id=state.target_id or said.get(names.TARGET_ID, "") or found.target_id,
+            route=found.route,
+            changes=found.changes,
+        )
+
+    def _facts(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
+        if state.source is not None:
+            try:
+                return state.source.facts(span)
+            except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+                self._failed()
+        return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
+
+    def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
+        return (
+            state.wanted
+            or state.certain
+            or facts.changes
+            or (facts.outcome == names.DENIED and state.entry)
+            or any(pattern.fullmatch(facts.route) for pattern in self._reads)
+        )
+
+    @staticmethod
+    def _outcome_of_status(span: ReadableSpan) -> str:
+        if not span.status.is_ok or any(event.name == "exception" for event in span.events):
+            return names.FAILURE
+        return names.SUCCESS
+
+    @staticmethod
+    def _says_audit(span: ReadableSpan) -> bool:
+        return any(key.startswith(names.PREFIX) for key in span.attributes or ())
+
+    @staticmethod
+    def _said(
+        attributes: Mapping[str, AnyValue],
+        shown: Mapping[str, AnyValue],
+        parent_context: Context | None = None,
+    ) -> dict[str, AnyValue]:
+        """Audit attributes that the application may have set: not ours, and not what a client sent as baggage."""
+        carried = baggage.get_all(parent_context)
+        return {
+            key: value
+            for key, value in attributes.items()
+            if key.startswith(names.PREFIX)
+            and (key not in _OURS or key in _SAYABLE or key == names.DELIVERY)
+            and not (key in shown and shown[key] == value)
+            and not (key in carried and str(carried[key]) == str(value))
+        }
+
+    def _complete(self, state: AuditedSpan, facts: Facts, span: ReadableSpan) -> dict[str, AnyValue]:
+        """All attributes of the record: the span's own, then ours."""
+        attributes = dict(span.attributes or {})
+        foreign = [key for key in attributes if key.startswith(names.PREFIX)]
+        if foreign:
+            carried = baggage.get_all()
+            for key in foreign:
+                if key in _OURS or key in carried:
+                    del attributes[key]
+        attributes |= self._own(state, facts)
+        stream = self._sink.stream_id
+        if self._sequence[0] != stream:  # at first, and in a forked child before it has a second thread
+            self._sequence = (stream, count(1))
+        attributes[names.SEQUENCE_STREAM] = stream
+        attributes[names.SEQUENCE_NUMBER] = next(self._sequence[1])
+        return attributes
+
+    @staticmethod
+    def _own(state: AuditedSpan, facts: Facts) -> dict[str, AnyValue]:
+        actor = state.effective_actor()
+        state.record_id = state.record_id or uuid7()
+        optional = {
+            names.PARENT_SPAN_ID: state.parent_record(),
+            names.ACTOR_TYPE: actor.type if actor.id != names.UNKNOWN else "",
+            names.ACTOR_ROLES: actor.roles,
+            names.ACTOR_SESSION: actor.session,
+            names.ACTOR_AUTH_METHOD: actor.auth_method,
+            names.ACTOR_DELEGATE: actor.delegate,
+            names.REASON: facts.reason,
+            names.TARGET_TYPE: facts.target_type,
+            names.TARGET_ID: facts.target_id,
+            names.CONTEXT_REJECTED: state.upstream.rejected,
+        }
+        return {
+            names.SCHEMA_VERSION: names.SCHEMA_VERSION_VALUE,
+            names.RECORD_ID: state.record_id,
+            names.ACTOR_ID: actor.id,
+            names.ACTOR_ORIGIN: actor.origin,
+            names.ACTION: facts.action,
+            names.OUTCOME: facts.outcome,
+            **{key: value for key, value in optional.items() if value},
+        }
+
+    def _failed(self) -> None:
+        # Once with its traceback: a defect of ours must be seen, and must not fill the service's log.
+        if not self._warned:
+            self._warned = True
+            _log.warning("Auditspan could not handle a span; the service is not affected", exc_info=True)
+
+
+def uuid7() -> str:
+    """A UUID of version 7 (RFC 9562 section 5.7): 48 bits of milliseconds, then random bits."""
+    number = (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | secrets.randbits(80)
+    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
+    text = f"{number:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
