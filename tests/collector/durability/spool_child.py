@@ -1,7 +1,8 @@
-"""A collector's spool in a process of its own, to be killed: commits, and says on stdout what it acknowledged.
+"""A collector's spool in a process of its own, to be killed at any moment.
 
-Arguments: folder, number of the first record. Prints "a b" once records a to b are durable. Drains some of it on
-the way, so that deaths between begin_insert and release happen too.
+Arguments: folder, number of the first record, "drain" or "keep". Commits records in order and prints "acked N" once
+all up to N are durable. With "drain" it also empties the spool on the way, into a store that is this pipe: "stored
+FIRST LAST ROOT" means that the store has that range, whatever becomes of the release.
 """
 
 from __future__ import annotations
@@ -13,8 +14,13 @@ from auditspan_collector.spool import Config, Spool
 from collector.durability.sealing import make_leaves
 
 
+def say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> None:
-    folder, first = sys.argv[1], int(sys.argv[2])
+    folder, first, mode = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     spool = Spool.open(
         Config(path=folder, max_bytes=64 << 20, dedup_window_records=300, allow_memory_filesystem=True),
         "test",
@@ -23,15 +29,12 @@ def main() -> None:
     rng = random.Random(first)
     while True:
         count = rng.randint(1, 40)
-        spool.commit(make_leaves(first, count, size=rng.randint(0, 3000)))
-        sys.stdout.write(f"{first} {first + count - 1}\n")
-        sys.stdout.flush()
+        spool.commit(make_leaves(first, count))
         first += count
-        if rng.random() < 0.2 and (batch := spool.read(50, 1 << 20)) is not None:
+        say(f"acked {first - 1}")
+        if mode == "drain" and rng.random() < 0.5 and (batch := spool.read(50, 1 << 20)) is not None:
             spool.begin_insert(batch)
-            # The store is this pipe: what is written here has been inserted.
-            sys.stdout.write(f"stored {batch.first_index} {batch.last_index} {batch.root.hex()}\n")
-            sys.stdout.flush()
+            say(f"stored {batch.first_index} {batch.last_index} {batch.root.hex()}")
             spool.release(batch.last_index)
 
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditspan_collector.errors import ConfigError, SpoolFull
+from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.ledger.log import LedgerState, append
 from auditspan_collector.record import IndexRange, SealedBatch
 from auditspan_collector.spool import folder as spool_folder
@@ -345,7 +345,12 @@ class Spool:
                 if in_flight is not None and batch.last_index >= in_flight.range.last:
                     return
 
-        self._environment.read(look)
+        try:
+            self._environment.read(look)
+        except SpoolDamaged:
+            # What lies before the damage can still go out; the next read meets it first.
+            if not parts or in_flight is not None:
+                raise
         merged = self._merge(first, parts)
         self._environment.forget_pages(len(merged.rows))
         if in_flight is not None and (merged.last_index, merged.root) != (
