@@ -13,10 +13,16 @@ from pathlib import Path
 EXAMPLE = Path(__file__).with_name(".env.example")
 
 
+# A key of audit-context has an id before its secret (docs/audit-context.md).
+PREFIXES = {"AUDIT_CONTEXT_KEYS=": "first "}
+
+
 def filled(example: str) -> str:
     """*example* with 32 random bytes, in hex, after each empty ``NAME=``."""
-    lines = [line + secrets.token_hex(32) if line.endswith("=") else line for line in example.splitlines()]
-    return "\n".join(lines) + "\n"
+    return "".join(
+        f'{line}"{PREFIXES.get(line, "")}{secrets.token_hex(32)}"\n' if line.endswith("=") else f"{line}\n"
+        for line in example.splitlines()
+    )
 
 
 def main(target: Path) -> int:

@@ -21,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
@@ -34,10 +35,12 @@ from shop.running import Failed, Processes, accepts_connections, free_address
 if TYPE_CHECKING:
     from types import FrameType
 
+    from shop.gateway.users import Role
+
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / ".demo"
 BIN = Path(sys.executable).parent
-PEOPLE = {"alice": "support", "bob": "customer", "carol": "admin"}
+PEOPLE: dict[str, Role] = {"alice": "support", "bob": "customer", "carol": "admin"}
 START_S = 30.0  # a process may take this long until it answers
 QUERYABLE_WITHIN_S = (
     2.0  # the promise; measured from the response to the last record's being found by a query
@@ -62,6 +65,15 @@ class Record(NamedTuple):
         via = f" via {self.delegate}" if self.delegate else ""
         roles = ",".join(self.roles) or "no role"
         return f"{self.service}: {self.actor} ({self.origin}{via}, {roles}) {self.action} {self.target} {self.outcome}"
+
+
+class Service(NamedTuple):
+    """A service of the shop, and how it is started."""
+
+    name: str
+    framework: str
+    address: str
+    command: list[str]
 
 
 @dataclass(frozen=True)
@@ -118,9 +130,6 @@ class Demo:
     processes: Processes
     passwords: dict[str, str] = field(default_factory=lambda: {name: secrets.token_hex(8) for name in PEOPLE})
     otlp: str = field(default_factory=free_address)
-    otlp_http: str = field(default_factory=free_address)
-    metrics: str = field(default_factory=free_address)
-    store: str = field(default_factory=free_address)
     gateway: str = field(default_factory=free_address)
     orders: str = field(default_factory=free_address)
     billing: str = field(default_factory=free_address)
@@ -131,30 +140,37 @@ class Demo:
     def start_auditspan(self) -> None:
         command = [
             str(BIN / "auditspan"), "up", "--data", str(FOLDER / "data"),
-            "--grpc", self.otlp, "--http", self.otlp_http, "--store", self.store, "--metrics", self.metrics,
+            "--grpc-port", port_of(self.otlp), "--http-port", "0", "--store-port", "0", "--metrics-port", "0",
         ]  # fmt: skip
         self.processes.start("auditspan", command, clean_environment(), FOLDER)
         seconds = self.processes.wait_until("auditspan", self._store_answers, START_S)
         done(f"auditspan up    store and collector, ready after {seconds:.1f} s; OTLP on {self.otlp}")
 
     def start_shop(self) -> None:
-        for file, secret in (("token", secrets.token_hex(32)), ("context-keys", secrets.token_hex(32))):
-            private_file(FOLDER / file, secret + "\n")
-        people = {name: User.create(name, role, self.passwords[name]) for name, role in PEOPLE.items()}  # type: ignore[arg-type]
-        write(FOLDER / "users.json", people)
-        host, port = self.gateway.split(":")
-        services = {
-            "billing": ("gRPC", self.billing, ["python", "-m", "shop.billing"]),
-            "orders": ("Flask", self.orders, ["gunicorn", "--bind", self.orders, "--threads", "8", "shop.orders.app:create_app()"]),
-            "gateway": ("FastAPI", self.gateway, ["uvicorn", "--factory", "shop.gateway.app:create_app", "--host", host, "--port", port]),
-        }  # fmt: skip
-        for name, (_, _, command) in services.items():
-            self.processes.start(
-                name, [str(BIN / "opentelemetry-instrument"), *command], self._environment(name), FOLDER
+        private_file(FOLDER / "token", secrets.token_hex(32))
+        private_file(FOLDER / "context-keys", f"demo {secrets.token_hex(32)}\n")
+        write(
+            FOLDER / "users.json",
+            {name: User.create(name, role, self.passwords[name]) for name, role in PEOPLE.items()},
+        )
+        services = self._services()
+        for service in services:
+            command = [str(BIN / "opentelemetry-instrument"), *service.command]
+            self.processes.start(service.name, command, self._environment(service.name), FOLDER)
+        for service in services:
+            self.processes.wait_until(service.name, partial(accepts_connections, service.address), START_S)
+            done(
+                f"{service.name:<8} {service.framework:<8} opentelemetry-instrument {' '.join(service.command[:3])} ..."
             )
-        for name, (framework, address, command) in services.items():
-            self.processes.wait_until(name, lambda address=address: accepts_connections(address), START_S)  # type: ignore[misc]
-            done(f"{name:<8} {framework:<7} opentelemetry-instrument {' '.join(command)}"[:96])
+
+    def _services(self) -> list[Service]:
+        gateway = ["uvicorn", "--factory", "shop.gateway.app:create_app", "--port", port_of(self.gateway)]
+        orders = ["gunicorn", "--bind", self.orders, "--threads", "8", "shop.orders.app:create_app()"]
+        return [
+            Service("billing", "gRPC", self.billing, ["python", "-m", "shop.billing"]),
+            Service("orders", "Flask", self.orders, orders),
+            Service("gateway", "FastAPI", self.gateway, gateway),
+        ]
 
     def _environment(self, service: str) -> dict[str, str]:
         return {
@@ -286,6 +302,11 @@ def clean_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | {
         "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}",
     }
+
+
+def port_of(address: str) -> str:
+    """The port of ``host:port``."""
+    return address.rpartition(":")[2]
 
 
 def private_file(path: Path, content: str) -> None:

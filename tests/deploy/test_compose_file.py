@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from auditspan import settings
+from auditspan.propagation import KeyRing
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "compose"
@@ -220,9 +221,11 @@ def test_new_env_draws_a_different_secret_for_each_name_and_never_overwrites(tmp
     command = [sys.executable, str(FOLDER / "new_env.py"), str(target)]
     subprocess.run(command, check=True, capture_output=True)
     assert target.stat().st_mode & 0o777 == 0o600
-    drawn = dict(re.findall(r"^(\w+)=([0-9a-f]{64})$", target.read_text(), re.MULTILINE))
+    drawn = dict(re.findall(r'^(\w+)="(?:first )?([0-9a-f]{64})"$', target.read_text(), re.MULTILINE))
     assert list(drawn) == example_names()
     assert len(set(drawn.values())) == len(drawn)
+    keys = re.search(r'^AUDIT_CONTEXT_KEYS="(.+)"$', target.read_text(), re.MULTILINE)
+    assert KeyRing.from_text(keys[1], "test").signing_id == "first"
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "delete it first" in again.stderr
