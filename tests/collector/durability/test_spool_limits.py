@@ -133,9 +133,10 @@ def test_a_flipped_bit_in_a_record_is_found_and_named(open_spool, tmp_path):
     first.close()
     flip(tmp_path / "spool" / "data.mdb", b"the record that rots")
     spool = open_spool()
+    assert spool.read(10, 1 << 20).count == 3, "what lies before it can still be sent"
+    spool.release(2)
     with pytest.raises(SpoolDamaged, match=r"batch at index 3.*checksum.*Check the disk"):
         spool.read(10, 1 << 20)
-    assert spool.read(3, 1 << 20).count == 3, "what lies before it can still be sent"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_a_value_under_another_index_is_found(open_spool, spool_config):
         txn.put((1).to_bytes(8, "big"), value, db=batches)
     env.close()
     with pytest.raises(SpoolDamaged, match="batch at index 1"):
-        open_spool().read(10, 1 << 20)
+        empty(open_spool())
 
 
 def test_a_missing_batch_is_found(open_spool, spool_config):
@@ -191,7 +192,7 @@ def test_a_missing_batch_is_found(open_spool, spool_config):
         txn.delete((1).to_bytes(8, "big"), db=env.open_db(b"batches", txn=txn))
     env.close()
     with pytest.raises(SpoolDamaged, match="index 1 of test/collector"):
-        open_spool().read(10, 1 << 20)
+        empty(open_spool())
 
 
 @pytest.mark.parametrize("keep", [0, 100, 50_000], ids=["nothing", "no page", "a part"])
