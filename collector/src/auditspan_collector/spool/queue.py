@@ -123,6 +123,7 @@ class Spool:
         self._ledger = LedgerState("")
         self._position = Position()
         self._in_flight: InFlight | None = None
+        self._handed_out: int | None = None  # the last index of what was read and is not released
         self._seen: set[bytes] = set()
         self._refusal: SpoolFull | None = None
         self._listeners: list[Callable[[], None]] = []
@@ -358,6 +359,7 @@ class Spool:
             in_flight.root,
         ):
             raise values.damaged("the range in flight", "it is not what the batches hold")
+        self._handed_out = merged.last_index
         return merged
 
     def _batches(self, txn: lmdb.Transaction[bytes], first: int) -> Iterator[SealedBatch]:
@@ -413,10 +415,10 @@ class Spool:
         Once durable, nothing of it is sent again. Works on a full spool and disk space permitting.
         """
         with self._changing:
-            if not self._position.released <= last_index < self.next_index:
-                raise ValueError(f"index {last_index} is not in the spool")
+            if last_index != self._handed_out:
+                raise ValueError(f"index {last_index} is not the end of the range that was read")
             self._position = self._environment.write(lambda txn: self._remove(txn, last_index), frees=True)
-            self._in_flight = None
+            self._in_flight = self._handed_out = None
 
     def _remove(self, txn: lmdb.Transaction[memoryview], last: int) -> Position:
         freed = 0
@@ -424,9 +426,6 @@ class Spool:
             while cursor.first() and key_index(cursor.key()) <= last:
                 freed += self._environment.disk_bytes(len(cursor.value()))
                 cursor.delete()
-            following = key_index(cursor.key()) if cursor.first() else self.next_index
-            if following != last + 1:
-                raise ValueError(f"index {last} is not the end of a batch")
         position = replace(self._position, released=last + 1, batch_bytes=self._position.batch_bytes - freed)
         self._put_meta(txn, b"position", values.encode_position(position))
         txn.delete(b"in_flight", db=self._environment.meta)
