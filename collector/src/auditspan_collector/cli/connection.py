@@ -26,6 +26,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import click
 
+from auditspan_collector.cli.data_folder import write_private
 from auditspan_collector.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -104,10 +105,11 @@ def resolve(
 ) -> clickhouse.Config:
     """The connection, by the order in the module's docstring. Raises ConfigError on a file that can't be read."""
     from auditspan_collector.clickhouse import Config  # noqa: PLC0415 - keeps `--help` fast
-    from auditspan_collector.config import default_data_folder, load  # noqa: PLC0415 - keeps `--help` fast
 
     if url:
         return _from_url(url, user=user, database=database)
+    from auditspan_collector.config import default_data_folder, load  # noqa: PLC0415 - not needed before
+
     if config_file:
         return load(config_file).clickhouse
     folder = data or default_data_folder(os.environ)
@@ -123,12 +125,8 @@ def resolve(
 def write_connection_file(folder: Path, *, url: str, user: str, password: str, database: str) -> Path:
     """Leave the address for readers on this machine, readable for this user only; replaced in one step."""
     target = folder / FILE_NAME
-    draft = folder / f".{FILE_NAME}.{os.getpid()}"
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump({"url": url, "user": user, "password": password, "database": database}, file)
-    draft.replace(target)
+    content = {"url": url, "user": user, "password": password, "database": database}
+    write_private(target, json.dumps(content))
     return target
 
 
