@@ -95,7 +95,9 @@ def receipt_text(receipt: Receipt) -> str:
         ranges=[ledger_pb2.IndexRange(first=each.first, last=each.last) for each in receipt.ranges],
         duplicates=receipt.duplicates,
     )
-    return json.dumps(json_format.MessageToDict(message), separators=(",", ":"))
+    # With zeros, which proto-JSON may leave out: not every reader has the schema.
+    fields = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    return json.dumps(fields, separators=(",", ":"))
 
 
 def _unavailable(reason: str, message: str, retry_after_s: float) -> Refusal:

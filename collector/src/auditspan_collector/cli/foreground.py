@@ -1,0 +1,46 @@
+"""Run until somebody says stop: Ctrl-C or SIGTERM once for a clean end, a second time for an end at once."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class StopSignal:
+    """Set by the first SIGINT or SIGTERM; the second ends the process with 128 + its number, as shells count.
+
+    Made in the main thread, and to be waited for there: only the main thread can be interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._asked.is_set():
+            # What was acknowledged is on disk, so nothing is lost by not waiting.
+            os._exit(128 + number)
+        self._asked.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Whether a stop was asked for, within *timeout_s* when given."""
+        return self._asked.wait(timeout_s)
+
+    def ask(self) -> None:
+        """Stop as if the first signal had come; from any thread."""
+        self._asked.set()
+
+
+def raise_file_limit(wanted: int = 65_536) -> None:
+    """Allow as many open connections as the system lets this user have; many systems start processes with 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

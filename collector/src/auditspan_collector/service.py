@@ -1,0 +1,226 @@
+"""The composition root: builds a collector's rooms, starts them in order, stops them in reverse.
+
+    start   spool -> metrics -> intake -> drain -> receivers -> health says serving
+    stop    health says so -> receivers finish what runs -> intake commits what waits -> drain sends what it can -> spool
+
+The order is the promise. Receivers start last, so that no request is taken that could not be kept; they stop first,
+so that each request that was begun gets its answer. What the drain does not send in time is sent after the next start.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import ExitStack
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Final
+
+from auditspan_collector.clickhouse import ClickHouseClient
+from auditspan_collector.errors import ShuttingDown, SpoolFull
+from auditspan_collector.metrics import Metrics, MetricsServer
+from auditspan_collector.migrations import migrate
+from auditspan_collector.pipeline.drain import Drain
+from auditspan_collector.pipeline.intake import Intake
+from auditspan_collector.pipeline.readable import encode
+from auditspan_collector.receiver.config import Address
+from auditspan_collector.receiver.grpc import GrpcReceiver
+from auditspan_collector.receiver.http import HttpReceiver
+from auditspan_collector.receiver.listening import claim
+from auditspan_collector.receiver.senders import Senders
+from auditspan_collector.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from auditspan_collector.config import Config
+    from auditspan_collector.pipeline.intake import IntakeMetrics
+    from auditspan_collector.record import Selection
+
+STOP_LIMIT_S: Final = 10.0
+# Of the limit; the rest is the drain's.
+_RECEIVERS_SHARE: Final = 0.4
+_MIN_DRAIN_S: Final = 1.0
+
+_log = logging.getLogger(__name__)
+
+
+def build(config: Config) -> Service:
+    """A collector that *start* brings up. Touches nothing yet."""
+    return Service(config)
+
+
+class Service:
+    """One collector in this process. *start* once, *stop* once, from the same thread."""
+
+    def __init__(self, config: Config) -> None:
+        """For *build*."""
+        self._config = config
+        self._running = ExitStack()
+        self._deadline = 0.0
+        self._health = Health()
+        self.grpc_port = 0
+        self.http_port = 0
+        self.metrics_port = 0
+        self.stream = ""
+
+    def start(self) -> None:
+        """Start everything; when it returns, requests are answered and the ports are known.
+
+        ClickHouse need not be there. Raises ConfigError, SpoolInUse or SpoolDamaged, with everything stopped again.
+        """
+        config = self._config
+        with ExitStack() as started:
+            spool = Spool.open(config.spool, config.collector.deployment, config.collector.name)
+            started.callback(spool.close)
+            self.stream = spool.stream
+            metrics = Metrics(version=version("auditspan-collector"), stream=spool.stream)
+            client = ClickHouseClient(config.clickhouse)
+            started.callback(client.close)
+            drain = Drain(
+                spool,
+                client,
+                prepare=partial(self._prepare, client),
+                config=config.drain,
+                metrics=metrics,
+            )
+            metrics.watch(spool, drain, capacity_bytes=config.spool.capacity_bytes)
+            intake = Intake(
+                spool,
+                partial(encode, limits=config.limits),
+                config=config.intake,
+                metrics=self._health.watching(metrics),
+            )
+            self._serve_metrics(started, metrics)
+            drain.start()
+            started.callback(lambda: drain.stop(max(_MIN_DRAIN_S, self._left_s())))
+            intake.start()
+            started.callback(intake.stop)
+            self._receive(started, intake, metrics)
+            self._running = started.pop_all()
+        _log.info(
+            "collector started: OTLP/gRPC on %s, OTLP/HTTP on %s, ClickHouse at %s, stream %s",
+            _listening(config.receiver.grpc.listen, self.grpc_port),
+            _listening(config.receiver.http.listen, self.http_port),
+            config.clickhouse.url,
+            self.stream,
+        )
+
+    def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
+        """Answer what runs, keep what was taken, send what can be sent in *limit_s*; then free ports and spool."""
+        self._deadline = time.monotonic() + limit_s
+        _log.info("collector stopping")
+        self._running.close()
+        _log.info("collector stopped")
+
+    def _left_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _prepare(self, client: ClickHouseClient) -> None:
+        clickhouse = self._config.clickhouse
+        for step in migrate(client, clickhouse.database, clickhouse.cluster):
+            _log.info("database %s: %s", clickhouse.database, step)
+
+    def _serve_metrics(self, started: ExitStack, metrics: Metrics) -> None:
+        listen = self._config.telemetry.metrics_listen
+        if not listen:
+            return
+        listener = claim("telemetry.metrics_listen", Address.parse(listen))
+        self.metrics_port = listener.getsockname()[1]
+        server = MetricsServer(metrics, self._health.problem)
+        server.start(listener)
+        started.callback(server.stop)
+
+    def _receive(self, started: ExitStack, intake: Intake, metrics: Metrics) -> None:
+        config = self._config.receiver
+        senders = Senders(config)
+        grpc = GrpcReceiver(config, senders, intake.submit, metrics)
+        http = HttpReceiver(config, senders, intake.submit, metrics)
+        started.callback(lambda: _stop_together(grpc, http, self._left_s() * _RECEIVERS_SHARE))
+        grpc.start()
+        http.start()
+        self.grpc_port, self.http_port = grpc.port, http.port
+        self._health.on_change(grpc.serving)
+        # First of all, so that whoever balances load sends nothing more.
+        started.callback(self._health.stopping)
+
+
+class Health:
+    """Whether requests are kept: no while starting and stopping, and no after a commit failed until one succeeds.
+
+    A full spool is not ill: it says itself when to come back. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._problem = "starting"
+        self._tell: Callable[[bool], None] = lambda healthy: None  # noqa: ARG005 - nobody is told yet
+
+    def problem(self) -> str:
+        """Why requests are not kept; empty when they are."""
+        return self._problem
+
+    def on_change(self, tell: Callable[[bool], None]) -> None:
+        """Requests are kept from now on; *tell* is called with the state at once and at every change."""
+        self._tell = tell
+        self._set("")
+
+    def stopping(self) -> None:
+        """No more requests; for good."""
+        self._set("stopping")
+
+    def watching(self, metrics: IntakeMetrics) -> IntakeMetrics:
+        """*metrics*, listened to on its way."""
+        return _Listening(self, metrics)
+
+    def committed(self) -> None:
+        """A commit succeeded."""
+        if self._problem:
+            self._set("")
+
+    def failed(self, error: BaseException) -> None:
+        """A commit failed."""
+        if not isinstance(error, SpoolFull | ShuttingDown):
+            self._set(f"the last commit to the spool failed: {error}")
+
+    def _set(self, problem: str) -> None:
+        with self._lock:
+            if self._problem == "stopping":
+                return
+            changed = bool(problem) != bool(self._problem)
+            self._problem = problem
+            if changed:
+                self._tell(not problem)
+
+
+class _Listening:
+    """IntakeMetrics that pass everything on."""
+
+    def __init__(self, health: Health, metrics: IntakeMetrics) -> None:
+        self._health = health
+        self._metrics = metrics
+
+    def selected(self, selection: Selection) -> None:
+        self._metrics.selected(selection)
+
+    def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
+        self._health.committed()
+        self._metrics.committed(
+            requests=requests, records=records, duplicates=duplicates, elapsed_s=elapsed_s
+        )
+
+    def refused(self, error: BaseException, *, requests: int) -> None:
+        self._health.failed(error)
+        self._metrics.refused(error, requests=requests)
+
+
+def _stop_together(grpc: GrpcReceiver, http: HttpReceiver, grace_s: float) -> None:
+    other = threading.Thread(target=http.stop, args=(grace_s,))
+    other.start()
+    grpc.stop(grace_s)
+    other.join()
+
+
+def _listening(listen: str, port: int) -> str:
+    return str(Address(Address.parse(listen).host, port))
