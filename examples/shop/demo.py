@@ -50,7 +50,7 @@ ORDER = 1001  # the shop's first
 
 
 class Record(NamedTuple):
-    """What a record must say; *delegate* is the service that vouched for the actor."""
+    """What a record must say; *delegate* is the service that knew the actor and vouched for them."""
 
     service: str
     actor: str
@@ -94,7 +94,7 @@ def across_all_three(who: str, role: str, action: str, in_billing: str, target: 
     return [
         Record("gateway", who, "authenticated", (role,), action, target, "success"),
         Record("orders", who, "asserted", (role,), action, target, "success", "gateway"),
-        Record("billing", who, "asserted", (role,), in_billing, "Billing", "success", "orders"),
+        Record("billing", who, "asserted", (role,), in_billing, "Billing", "success", "gateway"),
     ]
 
 
@@ -160,12 +160,20 @@ class Demo:
         for service in services:
             self.processes.wait_until(service.name, partial(accepts_connections, service.address), START_S)
             done(
-                f"{service.name:<8} {service.framework:<8} opentelemetry-instrument {' '.join(service.command[:3])} ..."
+                f"{service.name:<8} {service.framework:<8} opentelemetry-instrument {' '.join(service.command)[:47]} ..."
             )
 
     def _services(self) -> list[Service]:
         gateway = ["uvicorn", "--factory", "shop.gateway.app:create_app", "--port", port_of(self.gateway)]
-        orders = ["gunicorn", "--bind", self.orders, "--threads", "8", "shop.orders.app:create_app()"]
+        orders = [
+            "gunicorn",
+            "--no-control-socket",
+            "--bind",
+            self.orders,
+            "--threads",
+            "8",
+            "shop.orders.app:create_app()",
+        ]
         return [
             Service("billing", "gRPC", self.billing, ["python", "-m", "shop.billing"]),
             Service("orders", "Flask", self.orders, orders),

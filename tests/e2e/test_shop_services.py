@@ -110,6 +110,7 @@ def shop(tmp_path_factory):
         shop.start(
             "orders",
             str(BIN / "gunicorn"),
+            "--no-control-socket",
             "--bind",
             orders,
             "--threads",
