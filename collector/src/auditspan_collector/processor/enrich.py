@@ -252,7 +252,7 @@ def _event(event: Span.Event, where: str, limits: Limits, cuts: _Cuts) -> SpanEv
     texts = _texts(event.attributes, f"{where}.attributes", limits, cuts)
     time = event.time_unix_nano
     if time > _MAX_NANOSECONDS:
-        texts.found.append((EVENT_TIME, str(time), "int"))
+        texts.found.append((EVENT_TIME, str(time), values.STRING))
     attributes, attribute_types = texts.columns()
     return SpanEvent(
         time_unix_ns=min(time, _MAX_NANOSECONDS),
@@ -285,12 +285,15 @@ def _link(link: Span.Link, where: str, limits: Limits, cuts: _Cuts) -> SpanLink:
 
 
 def _marks(start: int, end: int, cuts: _Cuts) -> list[tuple[str, str, str]]:
-    """What the columns can't say: key, text and type of the attributes that the collector adds."""
+    """What the columns can't say: key, text and type of the attributes that the collector adds.
+
+    Times are strings: OTLP's are unsigned and its attribute values are not.
+    """
     marks = []
     if start > _MAX_NANOSECONDS:
-        marks.append((START_TIME, str(start), "int"))
+        marks.append((START_TIME, str(start), values.STRING))
     if end < start:
-        marks.append((END_TIME, str(end), "int"))
+        marks.append((END_TIME, str(end), values.STRING))
     if cuts:
         marks.append((TRUNCATED, values.compact_json(cuts), "array"))
     return marks
