@@ -378,15 +378,15 @@ class ClickHouseClient:
         cause = error.__cause__
         if code is None and isinstance(cause, HTTPError | OSError):
             return StoreUnavailable(f"ClickHouse at {self.config.url}: {_reason(cause)}")
-        status = _STATUS.search(text)
-        if code is None and status is None:
-            return self._from_text(text, transient=isinstance(error, OperationalError))
-        answer = (
-            text.partition("server response: ")[2].rpartition(" (for url ")[0] or text.rpartition(" (for")[0]
-        )
-        answer = _VERSION.sub("", answer) or f"HTTP status {status[1] if status else '?'}"
-        transient = code in TRANSIENT_CODES if code is not None else int(status[1]) in _TRANSIENT_STATUS  # type: ignore[index]
-        return self._error(answer, code or 0, transient=transient)
+        # The driver appends the URL; the server's own words stand between.
+        answer = text.partition("server response: ")[2].rpartition(" (for url ")[0]
+        if code is not None:
+            answer = _VERSION.sub("", answer) or f"error {code}"
+            return self._error(answer, code, transient=code in TRANSIENT_CODES)
+        if status := _STATUS.search(text):
+            words = f"HTTP status {status[1]}: {answer or 'no further word'}"
+            return self._error(words, 0, transient=int(status[1]) in _TRANSIENT_STATUS)
+        return self._from_text(text, transient=isinstance(error, OperationalError))
 
     def _from_text(self, text: str, *, transient: bool = False) -> StoreUnavailable | StoreRejected:
         """The error that stands in *text*, which came without a code beside it."""

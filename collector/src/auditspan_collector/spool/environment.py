@@ -36,8 +36,8 @@ T = TypeVar("T")
 _UNWRITTEN_PAGES = 256
 _PAGE_HEADER_BYTES = 16
 _NODE_BYTES = 16  # a header of 8 bytes and a key of 8
-# Mapped pages count as the process's memory once they were read, until they are unmapped.
-_REMAP_BYTES = 64 * MIB
+# Mapped pages count as the process's memory once they were touched, until they are unmapped.
+_REMAP_BYTES = 16 * MIB
 RETRY_AFTER_S = 5.0
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM}
@@ -58,7 +58,7 @@ class Environment:
         # Taken in this order. The map is moved with both held: no transaction may be open then.
         self._writing = threading.Lock()
         self._mapping = threading.Lock()
-        self._read_bytes = 0
+        self._touched_bytes = 0
         self._env: lmdb.Environment | None = None
         try:
             self._open()
@@ -163,14 +163,14 @@ class Environment:
             return -(-(value_bytes + _PAGE_HEADER_BYTES) // self.page_bytes) * self.page_bytes
         return self.page_bytes // (usable // (node + 2))
 
-    def forget_pages(self, read_bytes: int) -> None:
-        """Count bytes that were read through the map, and now and then unmap what was.
+    def touched(self, mapped_bytes: int) -> None:
+        """Count bytes that were touched through the map, and now and then unmap what was.
 
-        A drained backlog of gigabytes would else stand as the process's memory until the kernel wants it back.
+        A backlog of gigabytes would else stand as the process's memory until the kernel wants it back.
         """
-        self._read_bytes += read_bytes
-        if self._read_bytes >= _REMAP_BYTES:
-            self._read_bytes = 0
+        self._touched_bytes += mapped_bytes
+        if self._touched_bytes >= _REMAP_BYTES:
+            self._touched_bytes = 0
             with self._writing:
                 self._remap(self._map_bytes)
 
