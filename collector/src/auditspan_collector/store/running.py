@@ -1,0 +1,126 @@
+"""What runs now: how many statements at a time, under which names, and for whom.
+
+A statement waits for its turn; it is stopped when its client has gone (reading statements only: a write whose
+client lost patience may still be wanted, and its retry is deduplicated) or when the store stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import uuid
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from auditspan_collector.store.failures import (
+    ABORTED,
+    QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
+    TOO_MANY_SIMULTANEOUS_QUERIES,
+    QueryFailed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_LOOK_S: Final = 0.5  # how long after its client a reading statement may run on
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One statement's place among those that run. *tag* names it to the engine; *abandonable* once it only reads."""
+
+    query_id: str
+    client: socket.socket
+    tag: str = field(default_factory=lambda: uuid.uuid4().hex)
+    abandonable: bool = False
+    stopped: bool = False
+
+
+def _has_gone(client: socket.socket) -> bool:
+    """Whether the peer has closed: readable, and nothing there."""
+    try:
+        readable, _, _ = select.select([client], [], [], 0)
+        return bool(readable) and not client.recv(1, socket.MSG_PEEK)
+    except (OSError, ValueError):
+        return True
+
+
+class Running:
+    """The statements that run. *stop_statement* tells the engine to stop the one with a tag."""
+
+    def __init__(self, limit: int, queue_wait_s: float, stop_statement: Callable[[str], None]) -> None:
+        """Allow *limit* at a time; a further one waits at most *queue_wait_s*."""
+        self._slots = threading.BoundedSemaphore(limit)
+        self._limit = limit
+        self._queue_wait_s = queue_wait_s
+        self._stop_statement = stop_statement
+        self._turns: set[Turn] = set()
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="store-clients", daemon=True)
+        self._watcher.start()
+
+    @contextlib.contextmanager
+    def turn(self, query_id: str, client: socket.socket) -> Iterator[Turn]:
+        """Run in here. Raises QueryFailed: 202 when no turn came in time, 216 for an id that runs, 236 at the end."""
+        if not self._slots.acquire(timeout=self._queue_wait_s):
+            raise QueryFailed.because(
+                TOO_MANY_SIMULTANEOUS_QUERIES,
+                f"Too many simultaneous queries. Maximum: {self._limit}. Try again later.",
+            )
+        turn = Turn(query_id, client)
+        try:
+            self._enter(turn)
+            try:
+                yield turn
+            finally:
+                self._leave(turn)
+        finally:
+            self._slots.release()
+
+    def close(self) -> None:
+        """Let no further statement start."""
+        self._closed.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until nothing runs; whether that came true in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._turns, timeout_s)
+
+    def stop_all(self) -> None:
+        """Stop what runs; it ends soon after, with an error to its client."""
+        with self._changed:
+            turns = list(self._turns)
+        for turn in turns:
+            self._stop(turn)
+
+    def _enter(self, turn: Turn) -> None:
+        with self._changed:
+            if self._closed.is_set():
+                raise QueryFailed.because(ABORTED, "The store is stopping. Try again later.")
+            if any(other.query_id == turn.query_id for other in self._turns):
+                raise QueryFailed.because(
+                    QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING,
+                    f"Query with id = {turn.query_id} is already running.",
+                )
+            self._turns.add(turn)
+
+    def _leave(self, turn: Turn) -> None:
+        with self._changed:
+            self._turns.discard(turn)
+            self._changed.notify_all()
+
+    def _stop(self, turn: Turn) -> None:
+        turn.stopped = True
+        with contextlib.suppress(QueryFailed):  # it may have ended by itself meanwhile
+            self._stop_statement(turn.tag)
+
+    def _watch(self) -> None:
+        while not self._closed.wait(_LOOK_S):
+            with self._changed:
+                turns = [turn for turn in self._turns if turn.abandonable and not turn.stopped]
+            for turn in turns:
+                if _has_gone(turn.client):
+                    self._stop(turn)
