@@ -43,6 +43,7 @@ _LONGEST_WAIT_S: Final = 10.0
 _REFUSES_ALL_WAIT_S: Final = 60.0
 _REFUSED_IN_A_ROW: Final = 8  # single records; beyond that it is the collector, not the records
 _SURELY_LARGE_BYTES: Final = 64 * 1024
+_FORK_PATIENCE_S: Final = 0.02  # a call to a healthy collector is over by then
 _FORK_WAIT_S: Final = 0.2
 _QUIET_S: Final = 60.0
 
@@ -389,13 +390,14 @@ class Shipper:
     def before_fork(self) -> None:
         """Be outside gRPC while the process forks: a child forked in mid-call can never use gRPC again.
 
-        A call under way is cancelled, and made again afterwards; measured at about a millisecond.
+        A call that does not end by itself is cancelled, which takes about a millisecond, and made again afterwards.
         """
         with self._gate:
             self._pausing += 1
             sender = self._sender
             if self._in_call and (sender is None or not sender.fork_safe):
-                if sender is not None:
+                done = self._gate.wait_for(lambda: not self._in_call, _FORK_PATIENCE_S)
+                if sender is not None and not done:
                     sender.cancel()
                 self._gate.wait_for(lambda: not self._in_call, _FORK_WAIT_S)
 

@@ -1,0 +1,177 @@
+"""The other side of delivery: real OTLP servers that answer as a test says."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def payload(name: str, size: int = 0) -> bytes:
+    """One record as the span processor encodes it: a request with one span, named *name*."""
+    request = ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add()
+    span.name = name
+    span.trace_id, span.span_id = os.urandom(16), os.urandom(8)
+    span.attributes.add(key="audit.record.id").value.string_value = "x" * size
+    return request.SerializeToString()
+
+
+def names_in(body: bytes) -> list[str]:
+    """The records of a request, by name, in order."""
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        span.name
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+
+
+def wait_until(what: Callable[[], object], timeout_s: float = 20.0) -> None:
+    """Poll until *what* is true."""
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+class Refusal(NamedTuple):
+    """An answer that is no OK, in gRPC's words; *http* is what an HTTP server says instead."""
+
+    code: grpc.StatusCode
+    http: int
+    retry_after_s: float | None = None
+
+
+AWAY = Refusal(grpc.StatusCode.UNAVAILABLE, 503)
+STRANGER = Refusal(grpc.StatusCode.UNAUTHENTICATED, 401)
+INVALID = Refusal(grpc.StatusCode.INVALID_ARGUMENT, 400)
+TOO_LARGE = Refusal(grpc.StatusCode.RESOURCE_EXHAUSTED, 413)
+
+
+class Peer:
+    """What both servers share: *answer* decides on each request, *received* holds the names that got an OK."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[list[str]], Refusal | ExportTraceServiceResponse | None] = lambda _: None
+        self.requests: list[list[str]] = []
+        self.received: list[str] = []
+        self.headers: list[dict[str, str]] = []
+        self.arrived: list[float] = []
+        self.lock = threading.Lock()
+
+    def take(self, body: bytes, headers: dict[str, str]) -> Refusal | bytes:
+        names = names_in(body)
+        with self.lock:
+            self.requests.append(names)
+            self.headers.append(headers)
+            self.arrived.append(time.monotonic())
+        answer = self.answer(names)
+        if isinstance(answer, Refusal):
+            return answer
+        with self.lock:
+            self.received.extend(names)
+        return (answer or ExportTraceServiceResponse()).SerializeToString()
+
+
+class GrpcPeer(Peer):
+    protocol = "grpc"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = 0
+        self.server: grpc.Server | None = None
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        method = grpc.unary_unary_rpc_method_handler(self._export)
+        service = "opentelemetry.proto.collector.trace.v1.TraceService"
+        self.server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        self.server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {"Export": method}),)
+        )
+        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.start()
+
+    def stop(self) -> None:
+        self.server.stop(None).wait()
+
+    def _export(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        answer = self.take(body, dict(context.invocation_metadata()))
+        if isinstance(answer, bytes):
+            return answer
+        if answer.retry_after_s is not None:
+            info = error_details_pb2.RetryInfo()
+            info.retry_delay.FromNanoseconds(int(answer.retry_after_s * 1e9))
+            detail = AnyMessage()
+            detail.Pack(info)
+            status = status_pb2.Status(code=answer.code.value[0], message="as told", details=[detail])
+            context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
+        context.abort(answer.code, "as told")
+        raise AssertionError
+
+
+class HttpPeer(Peer):
+    protocol = "http/protobuf"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.port = 0
+        self.start()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        peer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                assert (self.path, self.headers["content-type"]) == ("/v1/traces", "application/x-protobuf")
+                answer = peer.take(body, {key.lower(): value for key, value in self.headers.items()})
+                status, content = (200, answer) if isinstance(answer, bytes) else (answer.http, b"")
+                if isinstance(answer, Refusal):
+                    content = status_pb2.Status(message="as told").SerializeToString()
+                self.send_response(status)
+                if isinstance(answer, Refusal) and answer.retry_after_s is not None:
+                    self.send_header("retry-after", str(round(answer.retry_after_s)))
+                self.send_header("content-length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_port
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()

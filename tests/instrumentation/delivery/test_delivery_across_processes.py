@@ -1,0 +1,256 @@
+"""Processes that end, die, fork and race: between them every record reaches the collector."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+import pytest
+from instrumentation.delivery.otlp_peers import AWAY, wait_until
+
+RUN = """
+s = Spool(folder)
+ship = Shipper(s, target())
+ship.start()
+"""
+
+WAIT_FOR_THE_DEAD = (
+    "wait_until(lambda: not [p for p in folder.glob('*.spool') if s.stream_id not in p.name])\n"
+)
+
+
+def test_an_ordinary_end_delivers_first(peer, child, tmp_path):
+    began = time.monotonic()
+    child(
+        RUN + "[s.append(payload(str(n))) for n in range(300)]", tmp_path, peer.endpoint, peer.protocol
+    ).finish()
+    assert peer.received == [str(number) for number in range(300)]
+    assert time.monotonic() - began < 10
+    assert list(tmp_path.glob("*.spool")) == []
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refuses connections", "never answers"])
+def test_an_ordinary_end_does_not_wait_for_an_absent_collector(peer, child, tmp_path, silent):
+    release = []
+    if silent:
+        peer.answer = lambda _: (wait_until(lambda: release, 60), AWAY)[1]
+    else:
+        peer.stop()
+    code = RUN + "s.append(payload('x')); time.sleep(1.0); began = time.time(); import atexit\n"
+    # Registered first, so run last.
+    code = "import atexit; atexit.register(lambda: print(time.time() - began))\n" + code
+    process = child(code, tmp_path, peer.endpoint, peer.protocol)
+    assert float(process.finish()) < (2.5 if silent else 1.0)
+    release.append(True)
+    if not silent:
+        peer.start()
+    peer.received.clear()
+    peer.answer = lambda _: None
+    child(RUN + WAIT_FOR_THE_DEAD, tmp_path, peer.endpoint, peer.protocol).finish()
+    assert set(peer.received) == {"x"}
+
+
+def test_processes_killed_while_they_deliver_lose_nothing_and_the_next_one_delivers_the_rest(
+    grpc_peer, child, tmp_path
+):
+    told: set[str] = set()
+    for round_ in range(4):
+        process = child(
+            RUN
+            + f"""
+for n in range(10**9):
+    assert s.append(payload("{round_}-%d" % n))
+    os.write(1, b"{round_}-%d\\n" % n)
+    time.sleep(0.0005)
+""",
+            tmp_path,
+            grpc_peer.endpoint,
+            "grpc",
+        )
+        told |= {process.read() for _ in range(400)}
+        process.kill()
+        told |= set(process.process.stdout.read().split("\n")[:-1])
+    child(
+        RUN + "s.append(payload('last'))\n" + WAIT_FOR_THE_DEAD, tmp_path, grpc_peer.endpoint, "grpc"
+    ).finish()
+    counted = Counter(grpc_peer.received)
+    assert told | {"last"} <= set(counted)
+    # Sent twice is only what the dead one had sent and not yet noted: one batch for each death.
+    assert sum(count - 1 for count in counted.values()) <= 4 * 512
+    assert list(tmp_path.glob("*.spool")) == []
+
+
+def test_live_processes_that_race_for_a_dead_one_s_segments_deliver_each_record_once(peer, child, tmp_path):
+    for name in "abcdefgh":
+        child(
+            f"s = Spool(folder)\nfor n in range(100): s.append(payload('{name}%d' % n))\nos._exit(0)",
+            tmp_path,
+        ).process.wait()
+    racers = [
+        child(RUN + "print('up', flush=True); input()", tmp_path, peer.endpoint, peer.protocol)
+        for _ in range(3)
+    ]
+    for racer in racers:
+        racer.read()
+    wait_until(lambda: len(peer.received) == 800)
+    assert set(Counter(peer.received).values()) == {1}
+    wait_until(lambda: list(tmp_path.glob("*.spool")) == [])
+    for racer in racers:
+        racer.kill()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_forked_children_deliver_their_own_records_while_the_parent_goes_on(
+    request, protocol, child, tmp_path
+):
+    from instrumentation.delivery.otlp_peers import GrpcPeer, HttpPeer
+
+    peer = {"grpc": GrpcPeer, "http": HttpPeer}[protocol]()
+    request.addfinalizer(peer.stop)
+    process = child(
+        RUN
+        + """
+stop, count = False, 0
+def busy():
+    global count
+    while not stop:
+        assert s.append(payload("p%d" % count)); count += 1
+        time.sleep(0.001)
+thread = threading.Thread(target=busy); thread.start()
+longest = 0
+for n in range(12):
+    began = time.monotonic(); pid = os.fork()
+    if pid == 0:
+        s.append(payload("c%d" % n))
+        os._exit(0 if ship.flush(10) else 1)
+    longest = max(longest, time.monotonic() - began)
+    assert os.waitpid(pid, 0)[1] == 0, n
+stop = True; thread.join()
+assert ship.flush(10)
+print(count, longest)
+""",
+        tmp_path,
+        peer.endpoint,
+        peer.protocol,
+    )
+    count, longest = process.finish().split()
+    assert set(peer.received) == {f"p{n}" for n in range(int(count))} | {f"c{n}" for n in range(12)}
+    assert float(longest) < 0.5
+
+
+def test_a_fork_does_not_wait_for_a_collector_that_hangs_and_the_child_still_delivers(
+    grpc_peer, child, tmp_path
+):
+    release = []
+    grpc_peer.answer = lambda names: None if names == ["child"] else wait_until(lambda: release, 60)
+    process = child(
+        RUN
+        + """
+s.append(payload("parent")); print("sent", flush=True); input()
+began = time.monotonic(); pid = os.fork()
+if pid == 0:
+    s.append(payload("child"))
+    os._exit(0 if ship.flush(10) else 1)
+took = time.monotonic() - began
+assert os.waitpid(pid, 0)[1] == 0
+print(took, flush=True)
+""",
+        tmp_path,
+        grpc_peer.endpoint,
+        "grpc",
+    )
+    process.read()
+    wait_until(lambda: grpc_peer.requests)
+    process.process.stdin.write("\n")
+    process.process.stdin.flush()
+    assert float(process.read()) < 0.3
+    release.append(True)
+    process.finish()
+    assert {"parent", "child"} <= set(grpc_peer.received)
+
+
+def test_multiprocessing_workers_deliver_although_they_end_without_cleaning_up(peer, child, tmp_path):
+    process = child(
+        RUN
+        + """
+import multiprocessing
+def work(n):
+    for k in range(20): assert s.append(payload("w%d-%d" % (n, k)))
+context = multiprocessing.get_context("fork")
+workers = [context.Process(target=work, args=(n,)) for n in range(4)]
+s.append(payload("parent"))
+assert ship.flush(10)
+[w.start() for w in workers]; [w.join() for w in workers]
+"""
+        + WAIT_FOR_THE_DEAD,
+        tmp_path,
+        peer.endpoint,
+        peer.protocol,
+    )
+    process.finish()
+    expected = {f"w{n}-{k}" for n in range(4) for k in range(20)} | {"parent"}
+    assert set(peer.received) == expected
+
+
+def test_delivery_makes_no_spans_even_where_grpc_clients_are_instrumented(grpc_peer, child, tmp_path):
+    process = child(
+        """
+        from opentelemetry import trace
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        spans = InMemorySpanExporter()
+        provider = TracerProvider(); provider.add_span_processor(SimpleSpanProcessor(spans))
+        trace.set_tracer_provider(provider)
+        from opentelemetry.instrumentation.grpc import GrpcInstrumentorClient
+        GrpcInstrumentorClient().instrument()
+        s = Spool(folder); ship = Shipper(s, target()); ship.start()
+        s.append(payload("x"))
+        assert ship.flush(10)
+        print(len(spans.get_finished_spans()))
+        """,
+        tmp_path,
+        grpc_peer.endpoint,
+        "grpc",
+    )
+    assert process.finish() == "0\n"
+    assert grpc_peer.received == ["x"]
+    assert "traceparent" not in grpc_peer.headers[0]
+
+
+def test_nothing_heavy_is_imported_before_the_first_record_and_idling_costs_next_to_nothing(child, tmp_path):
+    process = child(
+        "sys.modules.clear if 0 else None\n"
+        "for name in [m for m in sys.modules if m.split('.')[0] in ('grpc', 'google')]: del sys.modules[name]\n"
+        + RUN
+        + """
+before = time.process_time(); time.sleep(3); spent = time.process_time() - before
+print(json.dumps([sorted({m.split(".")[0] for m in sys.modules} & {"grpc", "google", "urllib3"}), spent]))
+""",
+        tmp_path,
+        "http://127.0.0.1:1",
+        "grpc",
+    )
+    loaded, spent = __import__("json").loads(process.finish())
+    assert loaded == []
+    assert spent < 0.03  # under one per cent of one core
+
+
+def test_a_process_started_by_the_application_is_not_ours(peer, child, tmp_path):
+    process = child(
+        RUN
+        + """
+import subprocess
+s.append(payload("before"))
+for n in range(5):
+    assert subprocess.run(["true"], preexec_fn=lambda: None).returncode == 0
+s.append(payload("after"))
+assert ship.flush(10)
+print(threading.active_count())
+""",
+        tmp_path,
+        peer.endpoint,
+        peer.protocol,
+    )
+    process.finish()
+    assert peer.received == ["before", "after"]
