@@ -381,7 +381,8 @@ class ClickHouseClient:
         # The driver appends the URL; the server's own words stand between.
         answer = text.partition("server response: ")[2].rpartition(" (for url ")[0]
         if code is not None:
-            answer = _VERSION.sub("", answer) or f"error {code}"
+            # A failure in the middle of an answer comes as the server's words alone.
+            answer = _VERSION.sub("", answer or text)
             return self._error(answer, code, transient=code in TRANSIENT_CODES)
         if status := _STATUS.search(text):
             words = f"HTTP status {status[1]}: {answer or 'no further word'}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from auditspan_collector.record import Leaf
+from auditspan_collector.record import AuditRecord, Leaf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +27,20 @@ def make_leaf(content: bytes | int, *, received: int = 0) -> Leaf:
 
 def make_leaves(first: int, count: int, size: int = 0) -> list[Leaf]:
     return [make_leaf(b"record %d " % n + bytes([n % 251]) * size) for n in range(first, first + count)]
+
+
+_EMPTY = {"int": 0, "str": "", "bytes": b""}
+_IDS = {"trace_id": 16, "span_id": 8, "parent_span_id": 8, "audit_parent_span_id": 8, "record_id": 16}
+
+
+def make_record(number: int, **given: object) -> AuditRecord:
+    """A whole record that can be stored, told from others by *number*, which is its sequence number."""
+    values: dict[str, object] = {
+        field.name: _EMPTY.get(str(field.type), ()) for field in dataclasses.fields(AuditRecord)
+    }
+    values |= {name: number.to_bytes(size, "big") for name, size in _IDS.items()}
+    values |= {"leaf_version": 1, "received_time_unix_ms": 1_795_516_200_000, "sequence_number": number}
+    return AuditRecord(**(values | given))
 
 
 def rows_of(batch: SealedBatch) -> Iterator[tuple[int, bytes]]:
