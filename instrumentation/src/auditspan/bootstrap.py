@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 EXTRACTORS: Final = "auditspan_extractor"  # entry point group
-_INSTRUMENT: Final = "_auditspan_extractors"  # attribute of BaseInstrumentor's wrapped method
+_OURS: Final = "auditspan.extractors."
+_INSTRUMENT: Final = "_auditspan"  # attribute of BaseInstrumentor's wrapped method
 
 # With these the instrumentations make no span for some requests, so there is nothing to make a record of.
 _EXCLUDING: Final = (
@@ -111,8 +112,14 @@ def _carry_context(chosen: Settings, service_name: str) -> None:
 
 
 def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
-    """Let each instrumentor that starts from now on have the hooks of the extractors that know it."""
-    known = {name: extractor for extractor in extractors for name in extractor.INSTRUMENTORS}
+    """Let each instrumentor that starts from now on have the hooks of all *extractors* that know it, in order.
+
+    Where two give a request a source, the last one's counts.
+    """
+    known: dict[str, list[Extractor]] = {}
+    for extractor in extractors:
+        for name in extractor.INSTRUMENTORS:
+            known.setdefault(name, []).append(extractor)
     original: Callable[..., Any] = BaseInstrumentor.instrument
     if hasattr(original, _INSTRUMENT):
         return
@@ -124,13 +131,17 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
         )
         if not name or self.is_instrumented_by_opentelemetry:
             return original(self, **kwargs)
-        arguments, afterwards = _prepare(known[name], name, kwargs)
-        result = original(self, **arguments)
+        afterwards = []
+        for extractor in known[name]:
+            kwargs, step = _prepare(extractor, name, kwargs)
+            afterwards.append(step)
+        result = original(self, **kwargs)
         if self.is_instrumented_by_opentelemetry:
-            _guarded(name, afterwards)
+            for step in afterwards:
+                _guarded(name, step)
         return result
 
-    setattr(instrument, _INSTRUMENT, known)
+    setattr(instrument, _INSTRUMENT, True)
     BaseInstrumentor.instrument = instrument
 
 
@@ -141,13 +152,14 @@ def _prepare(
         prepared = extractor.instrument(name, dict(given))
         return prepared if isinstance(prepared, tuple) else (prepared, lambda: None)
     except Exception:  # noqa: BLE001 - a plugin's code; the framework is instrumented without it
-        _log.warning("Auditspan: %s gets no audit attributes, its extractor failed", name, exc_info=True)
+        _log.warning("Auditspan: an extractor for %s failed and is left out", name, exc_info=True)
         return given, lambda: None
 
 
 def _extractors() -> list[Extractor]:
+    """All that are installed, ours first, so that another distribution's word on the same framework counts."""
     found = []
-    for entry_point in entry_points(group=EXTRACTORS):
+    for entry_point in sorted(entry_points(group=EXTRACTORS), key=lambda e: not e.value.startswith(_OURS)):
         try:
             found.append(_checked(entry_point.load()))
         except Exception:  # noqa: BLE001 - a plugin's code; the others go on

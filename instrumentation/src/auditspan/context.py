@@ -110,13 +110,17 @@ class Emitter(Protocol):
     def responding(self, span: Span, state: AuditedSpan) -> None:
         """The response to *span*'s request is about to start; never raises."""
 
+    def finishing(self, span: Span, state: AuditedSpan) -> None:
+        """The last of that response is about to be sent; never raises."""
+
 
 @dataclass(slots=True, eq=False)
 class AuditedSpan:
     """What is known so far about the record that a span may become; filled until the span ends.
 
     Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
-    means that the application asked for a record. *certain* means that there will be one, whatever the outcome.
+    means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
+    *written* that it is in the spool.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *shown* are the attributes that its ordinary span got. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
@@ -131,6 +135,7 @@ class AuditedSpan:
     wanted: bool = False
     certain: bool = False
     ended: bool = False
+    written: bool = False
     actor: Actor | None = None
     action: str = ""
     outcome: str = ""

@@ -102,10 +102,7 @@ class AuditSpanProcessor(SpanProcessor):
         try:
             if state.entry or state.parent is None:
                 context.live.remove(state)
-            facts = self._settled(state, span)
-            if self._is_record(state, facts):
-                attributes = self._complete(state, facts, span)
-                self._sink.append(self._encoder.encode(span, attributes))
+            self._write(state, span, span.end_time or time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -136,6 +133,17 @@ class AuditSpanProcessor(SpanProcessor):
             if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
                 state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
                 span.set_attributes(state.shown)
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+
+    def finishing(self, span: Span, state: AuditedSpan) -> None:
+        """The last of the response is about to be sent: write the record now.
+
+        Where the instrumentation ends the span only afterwards, a process killed in between would have answered
+        without a record. Never raises.
+        """
+        try:
+            self._write(state, span, time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -194,23 +202,41 @@ class AuditSpanProcessor(SpanProcessor):
         self._states[span_context.span_id] = state
         return state
 
+    def _write(self, state: AuditedSpan, span: ReadableSpan, end_time_ns: int) -> None:
+        if state.written:
+            return
+        facts = self._settled(state, span)
+        if self._is_record(state, facts):
+            state.written = True
+            self._sink.append(self._encoder.encode(span, self._complete(state, facts, span), end_time_ns))
+
     def _settled(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
         found = self._facts(state, span)
         attributes = span.attributes or {}
-        said: Mapping[str, str] = {}
         if any(key.startswith(names.PREFIX) for key in attributes):
-            said = {k: v for k, v in self._said(attributes, state.shown).items() if isinstance(v, str)}
-        outcome = state.outcome or said.get(names.OUTCOME, "") or found.outcome
+            self._take_up(
+                state, {k: v for k, v in self._said(attributes, state.shown).items() if isinstance(v, str)}
+            )
+        outcome = state.outcome or found.outcome
         return Facts(
-            action=(state.action or said.get(names.ACTION, "") or found.action or "EXECUTE").upper(),
+            action=(state.action or found.action or "EXECUTE").upper(),
             outcome=outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
-            reason=state.reason or said.get(names.REASON, "") or found.reason,
-            target_type=state.target_type or said.get(names.TARGET_TYPE, "") or found.target_type,
-            target_id=state.target_id or said.get(names.TARGET_ID, "") or found.target_id,
+            reason=state.reason or found.reason,
+            target_type=state.target_type or found.target_type,
+            target_id=state.target_id or found.target_id,
             route=found.route,
             changes=found.changes,
         )
+
+    @staticmethod
+    def _take_up(state: AuditedSpan, said: Mapping[str, str]) -> None:
+        """Keep what was set by hand, before our own attributes cover it; the functions' word stands."""
+        state.action = state.action or said.get(names.ACTION, "")
+        state.outcome = state.outcome or said.get(names.OUTCOME, "")
+        state.reason = state.reason or said.get(names.REASON, "")
+        state.target_type = state.target_type or said.get(names.TARGET_TYPE, "")
+        state.target_id = state.target_id or said.get(names.TARGET_ID, "")
 
     def _facts(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
         if state.source is not None:

@@ -45,17 +45,20 @@ class SpanEncoder:
         self._resources: dict[int, tuple[Resource, bytes]] = {}
         self._scopes: dict[int, tuple[InstrumentationScope | None, bytes, bytes]] = {}
 
-    def encode(self, span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> bytes:
-        """An ExportTraceServiceRequest with *span*, its attributes replaced by *attributes*."""
+    def encode(self, span: ReadableSpan, attributes: Mapping[str, AnyValue], end_time_ns: int) -> bytes:
+        """An ExportTraceServiceRequest with *span*, its attributes replaced by *attributes*.
+
+        *span* may still be open; *end_time_ns* says when it ended.
+        """
         scope, scope_schema_url = self._scope(span.instrumentation_scope)
         resource = span.resource
-        body = scope + _field(b"\x12", self._span(span, attributes)) + scope_schema_url
+        body = scope + _field(b"\x12", self._span(span, attributes, end_time_ns)) + scope_schema_url
         resource_spans = (
             self._resource(resource) + _field(b"\x12", body) + _text(b"\x1a", resource.schema_url)
         )
         return _field(b"\x0a", resource_spans)
 
-    def _span(self, span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> bytes:
+    def _span(self, span: ReadableSpan, attributes: Mapping[str, AnyValue], end_time_ns: int) -> bytes:
         context = span.context
         parent = span.parent
         status = span.status
@@ -66,7 +69,7 @@ class SpanEncoder:
             _text(b"\x2a", span.name),
             # The SDK counts kinds from 0, OTLP from 1.
             b"\x30" + bytes((span.kind.value + 1,)),
-            b"\x39" + _fixed64(span.start_time or 0) + b"\x41" + _fixed64(span.end_time or 0),
+            b"\x39" + _fixed64(span.start_time or 0) + b"\x41" + _fixed64(end_time_ns),
             self._attributes(_ATTRIBUTES_OF_SPAN, attributes),
             _count(b"\x50", span.dropped_attributes),
             *[_field(b"\x5a", self._event(event)) for event in span.events],

@@ -98,6 +98,16 @@ def respond(span: Any) -> None:
         state.emitter.responding(span, state)
 
 
+def finish(span: Any) -> None:
+    """Say that the last of the response is about to be sent, where the span ends only after that.
+
+    Then the record is on disk before the client has its answer. Optional: otherwise it is written at the span's end.
+    """
+    state = context.of_span(span)
+    if state is not None and state.emitter is not None and is_own(span, state):
+        state.emitter.finishing(span, state)
+
+
 def is_own(span: Any, state: AuditedSpan) -> bool:
     """Whether *state* is that of *span* itself, not of one around it."""
     return f"{span.get_span_context().span_id:016x}" == state.span_id

@@ -13,6 +13,7 @@ from auditspan.context import Actor, Facts
 from auditspan.extractors import (
     begin,
     chain,
+    finish,
     first_text,
     held_roles,
     respond,
@@ -146,11 +147,16 @@ def _request(span: Any, scope: Scope) -> None:
 
 def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
     source = scope.get(_SOURCE)
-    if isinstance(source, AsgiSource) and message.get("type") == "http.response.start":
+    if not isinstance(source, AsgiSource):
+        return
+    if message.get("type") == "http.response.start":
         source.status = message["status"]
         if 300 <= source.status < 400:
             source.location = _header(message.get("headers", ()), b"location")
         respond(scope[_SPAN])
+    elif message.get("type") == "http.response.body" and not message.get("more_body", False):
+        # The instrumentation sends this message and then ends the span.
+        finish(scope[_SPAN])
 
 
 def _scopes(scope: Scope) -> tuple[str, ...]:

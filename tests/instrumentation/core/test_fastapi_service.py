@@ -1,0 +1,337 @@
+"""A FastAPI service under opentelemetry-instrument: what a request leaves in the spool."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+ALICE = ("alice", "alice-password")
+BOB = ("bob", "bob-password")
+NOBODY = {"actor.id": "anonymous", "actor.origin": "unverified", "actor.type": "user", "actor.roles": None}
+BY_ALICE = {
+    "actor.id": "alice",
+    "actor.type": "user",
+    "actor.roles": ["admin", "sales"],
+    "actor.origin": "authenticated",
+    "actor.auth_method": "basic",
+}
+BY_BOB = BY_ALICE | {"actor.id": "bob", "actor.roles": ["sales"]}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["always_on", "traceidratio"],
+    ids=["every-trace-sampled", "ratio-0"],
+)
+def service(request, tmp_path_factory, harness, collector):
+    service = harness.start(
+        tmp_path_factory.mktemp("fastapi"),
+        harness.uvicorn("fastapi_shop:app"),
+        {
+            "OTEL_TRACES_SAMPLER": request.param,
+            "OTEL_TRACES_SAMPLER_ARG": "0",
+            "OTEL_TRACES_EXPORTER": "otlp_proto_grpc",
+            "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": collector.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "OTEL_AUDITSPAN_READS": "/reports/*",
+        },
+    )
+    service.sampled = request.param == "always_on"
+    yield service
+    service.stop()
+
+
+CASES = [
+    pytest.param(
+        ("POST", "/orders"),
+        {"auth": ALICE, "json": {"product": "tea", "count": 1}},
+        BY_ALICE | {"action": "CREATE", "outcome": "success", "target.type": "orders", "target.id": None},
+        id="created-by-somebody-with-two-roles",
+    ),
+    pytest.param(
+        ("POST", "/orders"),
+        {"json": {"product": "tea", "count": 1}},
+        NOBODY | {"action": "CREATE", "outcome": "success", "target.type": "orders"},
+        id="created-by-nobody",
+    ),
+    pytest.param(
+        ("PUT", "/orders/7"),
+        {"auth": BOB},
+        BY_BOB | {"action": "UPDATE", "outcome": "success", "target.type": "orders", "target.id": "7"},
+        id="updated",
+    ),
+    pytest.param(
+        ("POST", "/orders/7/refund"),
+        {"auth": BOB},
+        BY_BOB | {"action": "REFUND", "outcome": "success", "target.type": "orders", "target.id": "7"},
+        id="own-verb",
+    ),
+    pytest.param(
+        ("DELETE", "/orders/7"),
+        {"auth": BOB},
+        BY_BOB | {"action": "DELETE", "outcome": "denied", "reason": "403 Forbidden", "target.id": "7"},
+        id="forbidden",
+    ),
+    pytest.param(
+        ("GET", "/secrets/plan"),
+        {"auth": BOB},
+        BY_BOB | {"action": "READ", "outcome": "denied", "target.type": "secrets", "target.id": "plan"},
+        id="denied-read",
+    ),
+    pytest.param(
+        ("PUT", "/orders/7"),
+        {"auth": ("alice", "guess")},
+        NOBODY | {"action": "UPDATE", "outcome": "denied", "reason": "wrong password", "target.id": "7"},
+        id="wrong-password",
+    ),
+    pytest.param(
+        ("POST", "/orders/7/missing"),
+        {"auth": BOB},
+        BY_BOB | {"outcome": "failure", "target.type": "orders", "target.id": "7"},
+        id="not-found",
+    ),
+    pytest.param(
+        ("POST", "/nowhere/9"),
+        {"auth": BOB},
+        BY_BOB | {"action": "CREATE", "outcome": "failure", "target.type": None, "target.id": None},
+        id="no-such-route",
+    ),
+    pytest.param(
+        ("POST", "/orders/7/crash"),
+        {"auth": BOB},
+        BY_BOB | {"action": "CRASH", "outcome": "failure", "target.id": "7"},
+        id="exception",
+    ),
+    pytest.param(
+        ("POST", "/orders"),
+        {"auth": BOB, "json": {"product": "tea"}},
+        BY_BOB | {"action": "CREATE", "outcome": "failure", "target.type": "orders"},
+        id="validation-error",
+    ),
+    pytest.param(
+        ("POST", "/needs-login"),
+        {},
+        NOBODY | {"outcome": "denied", "reason": "redirected to the login page"},
+        id="sent-to-the-login-page",
+    ),
+    pytest.param(
+        ("POST", "/v1/customers/c9/notes"),
+        {"auth": BOB},
+        BY_BOB | {"action": "CREATE", "target.type": "notes", "target.id": None},
+        id="router-with-prefix",
+    ),
+    pytest.param(
+        ("PUT", "/admin/eu/users/bob/role"),
+        {"auth": ALICE},
+        BY_ALICE | {"action": "UPDATE", "outcome": "success", "target.type": "users", "target.id": "bob"},
+        id="mounted-application",
+    ),
+    pytest.param(
+        ("PUT", "/admin/eu/users/bob/role"),
+        {"auth": BOB},
+        BY_BOB | {"action": "UPDATE", "outcome": "denied", "target.type": "users", "target.id": "bob"},
+        id="forbidden-in-a-mounted-application",
+    ),
+    pytest.param(
+        ("POST", "/tokens/t1"),
+        {"headers": {"authorization": "Bearer token-of-alice"}},
+        BY_ALICE | {"actor.auth_method": "bearer", "outcome": "success", "target.type": "tokens"},
+        id="dependency-in-a-thread-pool",
+    ),
+    pytest.param(
+        ("POST", "/tokens/t1"),
+        {"headers": {"authorization": "Bearer made-up"}},
+        NOBODY | {"outcome": "denied", "reason": "401 Unauthorized"},
+        id="dependency-refuses",
+    ),
+    pytest.param(
+        ("GET", "/reports/r1"),
+        {"auth": BOB},
+        BY_BOB | {"action": "READ", "outcome": "success", "target.type": "reports", "target.id": "r1"},
+        id="read-asked-for-by-route",
+    ),
+]
+
+
+@pytest.mark.parametrize(("request_line", "arguments", "expected"), CASES)
+def test_a_request_becomes_a_record(service, request_line, arguments, expected):
+    record = service.record(*request_line, **arguments)
+    assert {name: record[name] for name in expected} == expected
+    assert record["schema.version"] == "1"
+    assert record["sequence.number"] > 0
+    assert record["delivery"] is None
+
+
+def test_a_record_is_the_whole_span(service):
+    record = service.record("POST", "/orders/7/crash?note=1", auth=BOB)
+    assert record.span.name == "POST /orders/{order_id}/crash"
+    assert record.attributes["http.status_code"] == 500
+    assert record.attributes["http.route"] == "/orders/{order_id}/crash"
+    assert record.span.events[0].name == "exception"
+    assert record.span.status.code == 2
+    assert record.resource["service.name"] == "shop"
+    assert record.scope == "opentelemetry.instrumentation.fastapi"
+    assert bool(record.span.flags & 1) is service.sampled
+
+
+def test_an_ordinary_read_leaves_no_record(service):
+    service.nothing("GET", "/orders/7", auth=BOB, after=("PUT", "/orders/8"))
+
+
+def test_the_ordinary_span_carries_the_attributes_and_says_that_the_record_comes_by_the_spool(
+    service, collector, harness
+):
+    _, trace_id = service.call("PUT", "/orders/7", auth=BOB)
+    (record,) = service.records(trace_id)
+    if not service.sampled:
+        return  # test_no_ordinary_span_is_exported_that_sampling_dropped has the rest
+    spans = harness.wait_for(lambda: collector.of(trace_id), "the ordinary spans")
+    (ordinary,) = [span for span in spans if span.span.span_id == record.span.span_id]
+    ours = {name: text for name, text in record.attributes.items() if name.startswith("audit.")}
+    seen = {name: text for name, text in ordinary.attributes.items() if name.startswith("audit.")}
+    assert seen == {k: v for k, v in ours.items() if "sequence" not in k} | {"audit.delivery": "spool"}
+    assert [
+        span
+        for span in spans
+        if span is not ordinary and any(k.startswith("audit.") for k in span.attributes)
+    ] == []
+
+
+def test_no_ordinary_span_is_exported_that_sampling_dropped(service, collector, harness):
+    dropped = [
+        service.call("PUT", "/orders/7")[1],
+        service.call("POST", "/mixed/x/spans", headers=_bearer("bob"))[1],
+    ]
+    for trace_id in dropped:
+        service.records(trace_id)
+    if service.sampled:
+        for trace_id in dropped:
+            harness.wait_for(lambda t=trace_id: collector.of(t), "the ordinary spans")
+        return
+    # The exporter sends every 100 ms and in order of ending; ten times that is enough for what it would send.
+    time.sleep(1)
+    assert [collector.of(trace_id) for trace_id in dropped] == [[], []]
+
+
+def _bearer(name: str) -> dict[str, str]:
+    return {"authorization": f"Bearer token-of-{name}"}
+
+
+def test_an_actor_set_under_an_inner_span_is_the_requests(service):
+    record = service.record("POST", "/mixed/red/spans", headers=_bearer("alice"))
+    assert record["actor.id"] == "red-of-alice"
+    assert record["reason"] == "red's reason"
+
+
+def test_parallel_requests_of_two_people_are_never_mixed_up(service):
+    def call(number: int) -> tuple[str, str]:
+        user = ("alice", "bob")[number % 2]
+        path = f"/mixed/n{number}/spans?ms={number % 7}"
+        return service.call("POST", path, headers=_bearer(user))[1], f"n{number}-of-{user}"
+
+    with ThreadPoolExecutor(16) as pool:
+        expected = dict(pool.map(call, range(200)))
+    for trace_id, actor in expected.items():
+        (record,) = service.records(trace_id)
+        assert record["actor.id"] == actor
+        assert record["reason"] == f"{actor.partition('-')[0]}'s reason"
+
+
+def test_two_requests_of_one_trace_in_one_process_keep_their_own_actor(service):
+    _, trace_id = service.call("POST", "/calls-itself/2")
+    records = {record["target.id"]: record for record in service.records(trace_id, 3)}
+    assert {depth: record["actor.id"] for depth, record in records.items()} == {
+        d: f"depth-{d}" for d in "012"
+    }
+    assert {depth: record["reason"] for depth, record in records.items()} == {d: f"reason-{d}" for d in "012"}
+
+
+def test_a_record_inside_a_read_stands_alone_with_the_requests_actor(service):
+    record = service.record("GET", "/exports/e1", auth=ALICE)
+    expected = BY_ALICE | {
+        "action": "EXPORT",
+        "target.type": "report",
+        "target.id": "e1",
+        "outcome": "success",
+    }
+    assert {name: record[name] for name in expected} == expected
+    assert record["reason"] == "asked by the auditors"
+    assert record["parent.span_id"] is None
+
+
+def test_records_inside_a_record_form_one_tree(service):
+    _, trace_id = service.call("POST", "/steps", auth=BOB)
+    by_action = {record["action"]: record for record in service.records(trace_id, 3)}
+    assert set(by_action) == {"CREATE", "PREPARE", "FIRST"}
+    assert by_action["PREPARE"]["parent.span_id"] == by_action["CREATE"].span.span_id.hex()
+    assert by_action["FIRST"]["parent.span_id"] == by_action["PREPARE"].span.span_id.hex()
+    assert by_action["PREPARE"]["target.id"] == "/steps"
+    assert {record["actor.id"] for record in by_action.values()} == {"bob"}
+
+
+def test_work_in_the_background_goes_on_in_the_requests_name(service):
+    _, trace_id = service.call("POST", "/background", auth=BOB)
+    by_action = {record["action"]: record for record in service.records(trace_id, 2)}
+    assert by_action["NOTIFY"]["actor.id"] == "bob"
+    assert by_action["NOTIFY"]["parent.span_id"] == by_action["CREATE"].span.span_id.hex()
+
+
+def test_attributes_set_by_hand_say_what_is_done_but_never_by_whom(service):
+    record = service.record("POST", "/by-hand", auth=BOB)
+    assert record["action"] == "ARCHIVE"
+    assert record["ticket"] == 3
+    assert (record["actor.id"], record["actor.origin"]) == ("bob", "authenticated")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"baggage": "audit.actor.id=root,audit.action=LOGIN,user.id=root,enduser.id=root"},
+        {"audit.actor.id": "root", "audit-actor-id": "root", "x-user": "root", "user.id": "root"},
+        {"audit-context": "k1.eyJhIjpbInJvb3QiXX0.AAAA.AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"},
+        {"authorization": "Basic-root"},
+        {"authorization": "Bearer root", "x-forwarded-user": "root", "remote-user": "root"},
+    ],
+    ids=["baggage", "headers", "forged-token", "odd-authorization", "proxy-headers"],
+)
+def test_nothing_that_a_client_sends_makes_an_actor(service, headers):
+    record = service.record("PUT", "/orders/7", headers=headers)
+    assert (record["actor.id"], record["actor.origin"]) == ("anonymous", "unverified")
+    assert record["action"] == "UPDATE"
+    ours = {name: text for name, text in record.attributes.items() if name.startswith("audit.")}
+    assert "root" not in str(ours)
+
+
+def test_a_credential_is_never_in_a_record(service):
+    record = service.record("PUT", "/orders/7", headers={"authorization": "hunter2-without-a-scheme"})
+    assert "hunter2" not in str(record.span)
+
+
+def test_a_full_span_still_has_its_audit_attributes(service, collector, harness):
+    _, trace_id = service.call("POST", "/many-attributes", auth=BOB)
+    (record,) = service.records(trace_id)
+    assert (record["actor.id"], record["action"], record["outcome"]) == ("bob", "CREATE", "success")
+    assert record["sequence.number"] > 0
+    assert record.attributes["detail.199"] == 199
+    assert record.span.dropped_attributes_count > 72
+    if service.sampled:
+        spans = harness.wait_for(lambda: collector.of(trace_id), "the ordinary spans")
+        (ordinary,) = [span for span in spans if span.span.span_id == record.span.span_id]
+        assert ordinary["actor.id"] == "bob"
+
+
+def test_a_session_is_stored_hashed(service):
+    _, trace_id = service.call("POST", "/session", auth=BOB)
+    (record,) = service.records(trace_id)
+    assert len(record["actor.session_id"]) == 32
+    assert "a-secret-session" not in str(record.span)
+
+
+def test_the_service_says_nothing_unusual(service):
+    service.record("PUT", "/orders/7")
+    assert "Auditspan" not in service.log
+    assert "Traceback" not in service.log.replace(
+        "Traceback", "", service.log.count("RuntimeError: out of luck")
+    )
