@@ -156,6 +156,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
             raise ConfigError(f"url: {self.url!r}; {allowed}")
 
+    def __repr__(self) -> str:
+        """Without the password: settings end up in logs."""
+        return f"Config(url={self.url!r}, user={self.user!r}, database={self.database!r}, cluster={self.cluster!r})"
+
 
 class Result:
     """A query's answer as it streams in: *column_names*, *column_types* (ClickHouse's names) and rows, once.

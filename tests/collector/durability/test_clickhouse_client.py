@@ -118,6 +118,10 @@ def test_no_message_and_no_log_holds_credentials_or_the_values_of_parameters(sto
         assert "secret" not in text
 
 
+def test_the_password_is_not_shown_with_the_settings():
+    assert "s3cret" not in repr(Config(password="s3cret"))
+
+
 def test_the_servers_version_and_address_do_not_lengthen_its_message(store, client):
     client.ping()
     store.query_faults.append("code 60")

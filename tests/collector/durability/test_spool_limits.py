@@ -312,6 +312,32 @@ def test_a_folder_that_may_not_be_written_is_refused():
     assert "is not writable for user id" in result.stdout
 
 
+@pytest.mark.parametrize("closed", ["owner.lock", "data.mdb"])
+def test_files_of_another_user_are_refused_with_what_to_do(closed):
+    code = (
+        "import os, sys\n"
+        "from auditspan_collector.spool import Config, Spool\n"
+        "from auditspan_collector.errors import ConfigError\n"
+        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "config = Config(path=sys.argv[1], allow_memory_filesystem=True)\n"
+        "Spool.open(config, 'test', 'collector').close()\n"
+        "os.chmod(os.path.join(sys.argv[1], sys.argv[2]), 0)\n"
+        "try: Spool.open(config, 'test', 'collector')\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    with tempfile.TemporaryDirectory() as reachable:
+        Path(reachable).chmod(0o777)
+        result = subprocess.run(
+            [sys.executable, "-c", code, f"{reachable}/spool", closed],
+            capture_output=True,
+            text=True,
+            timeout=CHILD_DEADLINE_S,
+            check=True,
+        )
+    assert result.stdout.startswith(f"spool.path: {reachable}/spool")
+    assert "must belong to user id" in result.stdout
+
+
 def test_file_systems_are_told_by_the_deepest_mount():
     assert file_system(Path("/proc/self")) == "proc"
     assert file_system(Path("/dev/shm")) == "tmpfs"

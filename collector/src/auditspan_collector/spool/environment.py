@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import lmdb
 
-from auditspan_collector.errors import ShuttingDown, SpoolDamaged, SpoolFull
+from auditspan_collector.errors import ConfigError, ShuttingDown, SpoolDamaged, SpoolFull
 from auditspan_collector.spool.config import DATA_FILE, MIB, STRETCH_BYTES
 from auditspan_collector.spool.values import damaged
 
@@ -40,7 +40,8 @@ _NODE_BYTES = 16  # a header of 8 bytes and a key of 8
 _REMAP_BYTES = 16 * MIB
 RETRY_AFTER_S = 5.0
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+_NOT_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, *_FORBIDDEN}
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 
@@ -52,7 +53,7 @@ class Environment:
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Open, creating what is missing. Raises SpoolDamaged, SpoolFull."""
+        """Open, creating what is missing. Raises ConfigError, SpoolDamaged, SpoolFull."""
         self._folder = folder
         self._map_bytes = max_bytes - STRETCH_BYTES
         # Taken in this order. The map is moved with both held: no transaction may be open then.
@@ -63,6 +64,11 @@ class Environment:
         try:
             self._open()
         except lmdb.Error as error:
+            if _code(error) in _FORBIDDEN:
+                raise ConfigError(
+                    f"spool.path: {folder} can't be written ({os.strerror(_code(error))}); the files in it must belong "
+                    f"to user id {os.geteuid()}, on a disk that is not read-only"
+                ) from error
             raise translate(error, folder) from error
 
     def _open(self) -> None:
@@ -213,10 +219,14 @@ def translate(error: lmdb.Error, folder: Path) -> AuditspanError:
         )
     if isinstance(error, _DAMAGE):
         return damaged(str(folder), f"LMDB can't read it ({error})")
-    code = getattr(error, "code", 0)
-    if code in _NO_ROOM or isinstance(error, (lmdb.DiskError, lmdb.MemoryError, lmdb.PanicError)):
+    if _code(error) in _NOT_NOW or isinstance(error, (lmdb.DiskError, lmdb.MemoryError, lmdb.PanicError)):
         return SpoolFull(
             f"spool {folder} can't be written: {error}; free disk space or check the disk",
             retry_after_s=RETRY_AFTER_S,
         )
     return damaged(str(folder), f"LMDB failed ({error})")
+
+
+def _code(error: lmdb.Error) -> int:
+    """The operating system's number for *error*, or one of LMDB's own, which are negative."""
+    return int(getattr(error, "code", 0))

@@ -36,10 +36,16 @@ def take(folder: Path) -> int:
     """Lock *folder* for this process; returns the descriptor that holds the lock until it is closed.
 
     LMDB itself would let a second process write. The kernel frees the lock when its holder dies, however it dies.
-    Raises SpoolInUse.
+    Raises SpoolInUse, ConfigError.
     """
     path = folder / LOCK_FILE
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(
+            f"spool.path: {path} can't be opened ({error.strerror}); the files in the folder must belong to user id "
+            f"{os.geteuid()}, on a disk that is not read-only"
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
