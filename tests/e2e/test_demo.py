@@ -1,0 +1,212 @@
+"""`make demo`: it shows what it checks, it can fail, and it leaves no process behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+DEMO = Path(__file__).parents[2] / "examples" / "shop" / "demo.py"
+LIMIT_S = 100.0
+
+
+def load_demo():
+    spec = importlib.util.spec_from_file_location("shop_demo", DEMO)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
+    log = (folder.parent / "output").open("w")
+    with log:
+        return subprocess.Popen(
+            [sys.executable, str(DEMO), str(folder)],
+            env={**os.environ, **environment},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+        )
+
+
+def output(folder: Path) -> str:
+    return (folder.parent / "output").read_text()
+
+
+def wait_for_output(process: subprocess.Popen[str], folder: Path, text: str) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while text not in output(folder):
+        assert process.poll() is None, output(folder)
+        assert time.monotonic() < deadline, output(folder)
+        time.sleep(0.05)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of living processes that have something to do with *folder*."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                environment = (entry / "environ").read_bytes().decode(errors="replace")
+            except OSError:  # ended meanwhile, or not ours
+                continue
+            if str(folder) in command or f"{folder}/" in environment:
+                found.append(command)
+    return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+
+
+@pytest.mark.timeout(240)
+def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_running(tmp_path):
+    folder = tmp_path / "demo"
+    process = start(folder, KEEP="1")
+    try:
+        wait_for_output(process, folder, "It runs until Ctrl-C")
+        shown = output(folder)
+        assert "Missing" not in shown
+        assert "all 8 records are there and nothing else" in shown
+        assert "the refund is one connected tree over gateway, orders and billing" in shown
+        for who, request, status in [
+            ("bob", "POST /orders", 201),
+            ("alice", "POST /orders/1001/refund", 401),
+            ("alice", "POST /orders/1001/refund", 200),
+            ("bob", "PUT /users/bob/role", 403),
+        ]:
+            told = rf"^ +{who} .+ {request} +{status} +\d records? after \d+\.\d\d s$"
+            assert re.search(told, shown, re.MULTILINE), told
+        for command in ("$ auditspan search", "$ auditspan trace", "$ auditspan sql"):
+            assert command in shown
+        story, _, _ = shown.partition("It runs until Ctrl-C")
+        assert max(map(len, story.splitlines())) <= 100
+        curl = next(line for line in shown.splitlines() if "curl --user alice" in line).split()
+        alice = tuple(curl[2].split(":"))
+        assert httpx.get(curl[3], auth=alice).json()["state"] == "refunded"
+        assert processes_of(folder)
+
+        second = subprocess.run(
+            [sys.executable, str(DEMO), str(folder)], capture_output=True, text=True, check=False
+        )
+        assert second.returncode == 1
+        assert "a demo that still runs" in second.stdout
+
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        assert processes_of(folder) == []
+    finally:
+        end(process)
+
+
+@pytest.mark.timeout(120)
+def test_stopped_while_it_starts_it_leaves_nothing_running(tmp_path):
+    folder = tmp_path / "demo"
+    process = start(folder)
+    try:
+        wait_for_output(process, folder, "auditspan up")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 130
+        assert processes_of(folder) == []
+    finally:
+        end(process)
+
+
+def test_it_does_not_empty_a_folder_that_is_not_its_own(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    refused = subprocess.run(
+        [sys.executable, str(DEMO), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 1
+    assert "thesis.txt" in refused.stdout
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.fixture(scope="module")
+def shop_demo():
+    return load_demo()
+
+
+@pytest.fixture
+def demo(shop_demo, tmp_path):
+    return shop_demo.Demo(tmp_path, shop_demo.Processes(tmp_path))
+
+
+def rows_of(shop_demo) -> list[dict[str, object]]:
+    """The rows of a trail that is as it should be."""
+    return [
+        {
+            "service_name": record.service,
+            "actor_id": record.actor,
+            "actor_origin": record.origin,
+            "actor_roles": list(record.roles),
+            "action": record.action,
+            "target_type": record.target.partition(":")[0],
+            "target_id": record.target.partition(":")[2],
+            "outcome": record.outcome,
+            "actor_delegate": record.delegate,
+        }
+        for act in shop_demo.STORY
+        for record in act.records
+    ]
+
+
+def test_a_trail_that_is_as_it_should_be_passes(shop_demo, demo):
+    demo.check_records(rows_of(shop_demo))
+    assert demo.missing == []
+    assert shop_demo.report(demo) == 0
+
+
+@pytest.mark.parametrize(
+    "column", ["actor_id", "actor_origin", "actor_roles", "action", "target_id", "outcome"]
+)
+def test_a_record_with_a_wrong_value_is_named_and_fails(shop_demo, demo, column, capsys):
+    rows = rows_of(shop_demo)
+    rows[3][column] = ["wrong"] if column == "actor_roles" else "wrong"
+    demo.check_records(rows)
+    assert len(demo.missing) == 2  # the right one is not there, and the wrong one should not be
+    assert shop_demo.report(demo) == 1
+    assert "record  gateway: anonymous" in capsys.readouterr().out
+
+
+def test_a_record_that_is_lost_or_stored_twice_fails(shop_demo, demo):
+    rows = rows_of(shop_demo)
+    demo.check_records(rows[1:])
+    assert demo.missing == [f"record  {shop_demo.STORY[0].records[0]}"]
+    twice = replace(demo, missing=[])
+    twice.check_records([*rows, rows[0]])
+    assert twice.missing == [f"nothing else; there is  {shop_demo.STORY[0].records[0]}"]
+
+
+CHAIN = [
+    {"service_name": "gateway", "depth": 0, "place": "root", "trace_id": "a"},
+    {"service_name": "orders", "depth": 1, "place": "child", "trace_id": "a"},
+    {"service_name": "billing", "depth": 2, "place": "child", "trace_id": "a"},
+]
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [({}, 0), ({"depth": 0, "place": "orphan"}, 1), ({"trace_id": "b"}, 1)],
+    ids=["connected", "torn", "two traces"],
+)
+def test_a_refund_that_is_not_one_tree_fails(demo, change, found):
+    demo.check_tree({"records": [*CHAIN[:2], {**CHAIN[2], **change}]})
+    assert len(demo.missing) == found
