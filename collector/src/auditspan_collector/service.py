@@ -60,6 +60,7 @@ class Service:
         self._running = ExitStack()
         self._deadline = 0.0
         self._health = Health()
+        self._prepared = threading.Event()
         self.grpc_port = 0
         self.http_port = 0
         self.metrics_port = 0
@@ -114,6 +115,10 @@ class Service:
         self._running.close()
         _log.info("collector stopped")
 
+    def wait_for_table(self, limit_s: float) -> bool:
+        """Whether the table is there, so that it can be asked; waits for ClickHouse up to *limit_s*."""
+        return self._prepared.wait(limit_s)
+
     def _left_s(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
@@ -121,6 +126,7 @@ class Service:
         clickhouse = self._config.clickhouse
         for step in migrate(client, clickhouse.database, clickhouse.cluster):
             _log.info("database %s: %s", clickhouse.database, step)
+        self._prepared.set()
 
     def _serve_metrics(self, started: ExitStack, metrics: Metrics) -> None:
         listen = self._config.telemetry.metrics_listen

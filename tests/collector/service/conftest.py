@@ -1,4 +1,4 @@
-"""Receivers that run for one test."""
+"""Receivers that run for one test, or for as many as want the same ones."""
 
 from __future__ import annotations
 
@@ -8,12 +8,28 @@ from auditspan_collector.receiver.config import GrpcConfig, HttpConfig
 from collector.service.otlp_peer import Kept, Receivers
 
 
+@pytest.fixture(scope="module")
+def plain_receivers():
+    """Receivers with every setting at its default; for tests that leave them running."""
+    running = Receivers(
+        Config(grpc=GrpcConfig(listen="127.0.0.1:0"), http=HttpConfig(listen="127.0.0.1:0")), Kept()
+    )
+    running.start()
+    yield running
+    running.stop()
+
+
 @pytest.fixture
-def receivers():
-    """Start receivers: ``receivers(kept, max_message_bytes=...)``."""
+def receivers(request):
+    """Give receivers in front of *kept*: the shared ones, or with ``own`` or any setting ones of the test's own."""
     running = []
 
-    def start(kept=None, *, grpc_settings=None, http_settings=None, **settings):
+    def start(kept=None, *, own=False, grpc_settings=None, http_settings=None, **settings):
+        if not (own or grpc_settings or http_settings or settings):
+            shared = request.getfixturevalue("plain_receivers")
+            shared.kept = kept or Kept()
+            shared.metrics.outcomes.clear()
+            return shared
         config = Config(
             grpc=GrpcConfig(**{"listen": "127.0.0.1:0", **(grpc_settings or {})}),
             http=HttpConfig(**{"listen": "127.0.0.1:0", **(http_settings or {})}),

@@ -79,9 +79,12 @@ class Receivers:
         self.kept = kept
         self.metrics = Counting()
         senders = Senders(config)
-        self.grpc = GrpcReceiver(config, senders, kept, self.metrics)
-        self.http = HttpReceiver(config, senders, kept, self.metrics)
+        self.grpc = GrpcReceiver(config, senders, self.submit, self.metrics)
+        self.http = HttpReceiver(config, senders, self.submit, self.metrics)
         self._channels = []
+
+    def submit(self, request):
+        return self.kept(request)
 
     def start(self):
         self.grpc.start()

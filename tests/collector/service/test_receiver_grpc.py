@@ -22,11 +22,22 @@ from auditspan_collector.errors import (
     TooLarge,
 )
 from auditspan_collector.receiver import Config
+from auditspan_collector.receiver.answers import receipt_text
 from auditspan_collector.receiver.config import GrpcConfig, TlsConfig
 from auditspan_collector.receiver.grpc import SERVICE, GrpcReceiver, host_of
 from auditspan_collector.receiver.senders import Senders
-from auditspan_collector.record import Accepted
-from collector.service.otlp_peer import RECEIPT_JSON, TLS_FILES, Counting, Kept, request_bytes, wait_until
+from auditspan_collector.record import Accepted, IndexRange, Receipt
+from auditspan_proto.v1 import ledger_pb2
+from collector.service.otlp_peer import (
+    RECEIPT,
+    RECEIPT_JSON,
+    TLS_FILES,
+    Counting,
+    Kept,
+    request_bytes,
+    wait_until,
+)
+from google.protobuf import json_format
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
@@ -224,7 +235,7 @@ def health(running, service=""):
 
 @pytest.mark.parametrize("service", ["", SERVICE])
 def test_health_says_serving_until_told_otherwise(receivers, service):
-    running = receivers()
+    running = receivers(own=True)
     assert health(running, service) == health_pb2.HealthCheckResponse.SERVING
     running.grpc.serving(False)
     assert health(running, service) == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -240,7 +251,7 @@ def test_whoever_watches_health_hears_of_the_stop_and_the_running_request_is_ans
         assert released.wait(10)
         return Accepted(None)
 
-    running = receivers(slow)
+    running = receivers(slow, own=True)
     watch = health_pb2_grpc.HealthStub(running.channel()).Watch(health_pb2.HealthCheckRequest(), timeout=30)
     assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
     export = running.channel().unary_unary(f"/{SERVICE}/Export").future(request_bytes(), timeout=30)
@@ -291,7 +302,7 @@ def test_a_client_that_goes_away_harms_nobody(receivers):
         assert released.wait(10)
         return Accepted(None)
 
-    running = receivers(slow)
+    running = receivers(slow, own=True)
     call = running.channel().unary_unary(f"/{SERVICE}/Export").future(request_bytes(), timeout=30)
     assert entered.wait(10)
     call.cancel()
@@ -352,6 +363,17 @@ def test_with_a_client_authority_only_its_clients_get_in(receivers):
     assert running.kept.requests == []
     with secure_channel(running, client=True) as channel:
         assert channel.unary_unary(f"/{SERVICE}/Export")(request_bytes(), timeout=10) == b""
+
+
+def test_a_receipt_is_the_message_that_the_proto_file_defines():
+    for receipt in (RECEIPT, Receipt("a/b/c", (), 0), Receipt("\u00e9", (IndexRange(0, (1 << 64) - 1),), 1)):
+        parsed = json_format.Parse(receipt_text(receipt), ledger_pb2.Receipt())
+        assert parsed == ledger_pb2.Receipt(
+            stream=receipt.stream,
+            ranges=[ledger_pb2.IndexRange(first=each.first, last=each.last) for each in receipt.ranges],
+            duplicates=receipt.duplicates,
+        )
+        assert receipt_text(receipt).isascii()
 
 
 @pytest.mark.parametrize(

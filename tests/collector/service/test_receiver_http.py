@@ -409,7 +409,7 @@ def test_a_running_request_is_answered_while_the_listener_stops(receivers):
         assert released.wait(10)
         return Accepted(None)
 
-    running = receivers(slow)
+    running = receivers(slow, own=True)
     with running.connect() as connection:
         connection.sendall(head("content-length: 0"))
         assert entered.wait(10)

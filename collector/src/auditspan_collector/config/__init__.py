@@ -23,6 +23,7 @@ from auditspan_collector.pipeline.drain import Config as DrainConfig
 from auditspan_collector.pipeline.intake import Config as IntakeConfig
 from auditspan_collector.processor.enrich import Limits
 from auditspan_collector.receiver.config import Address
+from auditspan_collector.receiver.listening import tls_context
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -133,6 +134,8 @@ def check(config: Config) -> tuple[str, ...]:
 
     Returns warnings, one line each. Raises ConfigError for what can't work.
     """
+    if config.receiver.tls.cert_file:
+        tls_context(config.receiver.tls)
     return spool.check(config.spool)
 
 
