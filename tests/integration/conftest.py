@@ -1,0 +1,25 @@
+"""The whole line, in processes of its own."""
+
+from __future__ import annotations
+
+import pytest
+from integration.whole_line import WholeLine
+
+
+@pytest.fixture
+def line(tmp_path):
+    line = WholeLine(tmp_path)
+    yield line
+    line.stop()
+
+
+@pytest.fixture(scope="module")
+def running_line(tmp_path_factory):
+    """One that runs and stays up, for tests that only send and ask."""
+    line = WholeLine(tmp_path_factory.mktemp("line"))
+    try:
+        line.start_store()
+        line.start_collector()
+        yield line
+    finally:
+        line.stop()
