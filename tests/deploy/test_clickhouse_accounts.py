@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from auditspan_collector.migrations import MIGRATIONS
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "clickhouse"
 # Statements of the table's owner that a tamper-evident store must not hand to the process that writes into it.
@@ -122,3 +123,16 @@ def test_the_script_refuses_a_password_that_is_missing_or_short(client, password
     assert refused.returncode == 2
     assert not Path(client["KEPT"]).exists()
     assert "AUDITSPAN_READER_PASSWORD" in refused.stderr or "at least 32" in refused.stderr
+
+
+def test_the_writer_may_run_every_statement_that_prepares_the_database(parsed):
+    statements = [sql for migration in MIGRATIONS for sql in migration.statements("audit", "")]
+    assert len(statements) >= len(MIGRATIONS) >= 2
+    privileges = granted(parsed, "auditspan_writer")
+    for sql in statements:
+        words = re.sub(r" IF NOT EXISTS", "", sql).split()
+        # CREATE TABLE and CREATE VIEW need the privilege of that name, ALTER TABLE x ADD COLUMN needs ALTER ADD COLUMN.
+        needed = " ".join(words[:2]) if words[0] == "CREATE" else " ".join([words[0], *words[3:5]])
+        assert needed in privileges, sql
+        engines = set(re.findall(r"ENGINE = (\w+)", sql))
+        assert engines <= {"MergeTree"}, "grant TABLE ENGINE on it as well"
