@@ -71,7 +71,7 @@ def to_protobuf(body: bytes) -> bytes:
     document = _parse(body)
     request = ExportTraceServiceRequest()
     try:
-        _fill(request, document, 1)
+        _fill(request, document, 0)
     except _Bad as error:
         path = "".join(reversed(error.path)).lstrip(".")
         raise InvalidRequest(error.problem, offset=None, field=path) from None

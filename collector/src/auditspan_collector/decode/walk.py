@@ -34,9 +34,9 @@ _ATTRIBUTES_TAG = 9 << 3 | wire.LEN  # Span.attributes
 _KEY_TAG = 1 << 3 | wire.LEN  # KeyValue.key
 _VALUE_TAG = 2 << 3 | wire.LEN  # KeyValue.value
 
-# What is judged as one (a span, a resource, a scope, an attribute) counts its depth from 1, as upb does when it
-# parses that one.
-_TOP = 1
+# What is judged as one (a span, a resource, a scope, an attribute) is the outermost message, as it is for upb when
+# it parses that one.
+_TOP = 0
 
 _Attribute = tuple[int, str, int, int]  # index in its span, key, begin, end
 _Head = TypeVar("_Head", Resource, InstrumentationScope)
@@ -143,7 +143,7 @@ def _children(
 ) -> list[tuple[int, int]]:
     """The repeated messages of a level; what they share is noted in *group*."""
     children = []
-    for number, begin, finish in wire.parts(body, start, end, shape, 1):
+    for number, begin, finish in wire.parts(body, start, end, shape, _TOP):
         if group is None or number == _CHILDREN_FIELD:
             children.append((begin, finish))
         elif number == _HEAD_FIELD:
@@ -252,10 +252,12 @@ def _built(
         error.path.append(path)
         raise _refusal(error) from None
     try:
-        return message.FromString(body[begin:end])
+        built = message.FromString(body[begin:end])
     except DecodeError as error:
         # Never seen: a test compares the two on random bytes. Should they differ, refusing is the safe answer.
         raise InvalidRequest(str(error), offset=begin, field=path) from None
+    built.DiscardUnknownFields()
+    return built
 
 
 def _refusal(error: wire.Malformed) -> InvalidRequest:

@@ -30,7 +30,7 @@ END_GROUP: Final = 4
 I32: Final = 5
 _WIRE_TYPE_NAMES: Final = ("VARINT", "I64", "LEN", "START_GROUP", "END_GROUP", "I32", "6", "7")
 
-# Messages inside messages, the request itself counted: protobuf's own default, so that no sender notices it.
+# Messages or groups inside the outermost message: protobuf's own default, so that no sender notices it.
 MAX_DEPTH: Final = 100
 
 _WIRE_TYPE_OF: Final = {
@@ -118,11 +118,20 @@ def varint(body: bytes, pos: int, end: int) -> tuple[int, int]:
 
 
 def tag(body: bytes, pos: int, end: int) -> tuple[int, int, int]:
-    """Field number, wire type and the position after the tag at *pos*."""
+    """Field number, wire type and the position after the tag at *pos*, which is of a field."""
+    number, wire_type, after = _tag_in_group(body, pos, end)
+    if wire_type == END_GROUP:
+        raise Malformed("the end of a group that did not begin", pos)
+    return number, wire_type, after
+
+
+def _tag_in_group(body: bytes, pos: int, end: int) -> tuple[int, int, int]:
     value, after = varint(body, pos, end)
     number, wire_type = value >> 3, value & 7
     if not 0 < number < 1 << 29 or after - pos > 5:
         raise Malformed(f"{number} is no field number", pos)
+    if wire_type > I32:
+        raise Malformed(f"{wire_type} is no wire type", pos)
     return number, wire_type, after
 
 
@@ -147,17 +156,13 @@ def skip(  # noqa: PLR0917 - where and what, as everywhere in this walk
         if end - pos < width:
             raise Malformed(f"needs {width} bytes, but only {end - pos} are left", pos)
         return pos + width
-    if wire_type == START_GROUP:
-        return _skip_group(body, pos, end, number, depth + 1)
-    if wire_type == END_GROUP:
-        raise Malformed("the end of a group that did not begin", pos)
-    raise Malformed(f"{wire_type} is no wire type", pos)
+    return _skip_group(body, pos, end, number, depth + 1)
 
 
 def _skip_group(body: bytes, pos: int, end: int, group: int, depth: int) -> int:
     check_depth(depth, pos)
     while pos < end:
-        number, wire_type, after = tag(body, pos, end)
+        number, wire_type, after = _tag_in_group(body, pos, end)
         if wire_type == END_GROUP:
             if number != group:
                 raise Malformed(f"group {group} is closed as {number}", pos)
@@ -209,7 +214,7 @@ def parts(body: bytes, start: int, end: int, shape: Shape, depth: int) -> Iterat
 
 
 def judge(body: bytes, start: int, end: int, shape: Shape, depth: int) -> None:
-    """Judge the message between *start* and *end*, and all inside it; *depth* counts the request as 1.
+    """Judge the message between *start* and *end*, and all inside it; *depth* is 0 for the outermost.
 
     Raises Malformed with the offset of the first wrong byte and the path below this message.
     """
