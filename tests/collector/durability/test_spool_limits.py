@@ -59,7 +59,7 @@ def test_a_full_spool_takes_new_records_once_some_are_released(spool):
 def test_the_folder_never_grows_beyond_its_limit_however_often_it_is_filled(spool, spool_config, tmp_path):
     first = 0
     out = []
-    for size in (60_000, 14_000, 300_000, 40_000):
+    for size in (400_000, 90_000, 900_000, 150_000):
         first = fill(spool, first, size)
         assert disk_bytes(tmp_path / "spool") <= spool_config.max_bytes
         out += [index for index, _ in empty(spool)]

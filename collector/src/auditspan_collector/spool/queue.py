@@ -125,7 +125,7 @@ class Spool:
         self._in_flight: InFlight | None = None
         self._handed_out: int | None = None  # the last index of what was read and is not released
         self._seen: set[bytes] = set()
-        self._refusal: SpoolFull | None = None
+        self._refusal: str | None = None
         self._listeners: list[Callable[[], None]] = []
 
     # Start
@@ -226,7 +226,7 @@ class Spool:
         """
         with self._changing:
             if self._refusal is not None:
-                raise self._refusal
+                raise SpoolFull(self._refusal, retry_after_s=60.0)
             fresh, indexes = self._fresh(leaves)
             if not fresh:
                 return Committed(self.stream, tuple(indexes))
@@ -323,7 +323,7 @@ class Spool:
 
     def refuse(self, reason: str) -> None:
         """Take no more records until restarted; each *commit* raises SpoolFull (transient) with *reason*."""
-        self._refusal = SpoolFull(reason, retry_after_s=60.0)
+        self._refusal = reason
 
     # After the durability line
 
