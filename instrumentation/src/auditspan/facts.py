@@ -106,7 +106,7 @@ def http_facts(
 
 def grpc_facts(full_method: str, *, status: int, details: str = "", read: bool = False) -> Facts:
     """Facts of one RPC. *full_method* is ``/package.Service/Method``; *read* says that it changes nothing."""
-    service, _, method = full_method.strip("/").rpartition("/")
+    service, _, method = full_method.removeprefix("/").rpartition("/")
     outcome = names.SUCCESS if status == 0 else names.DENIED if status in _GRPC_DENIED else names.FAILURE
     reason = ""
     if outcome == names.DENIED:
