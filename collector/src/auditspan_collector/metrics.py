@@ -58,6 +58,8 @@ class Metrics:
         self._receiver()
         self._intake()
         self._drain()
+        self._held: dict[str, Gauge] = {}
+        self._spool()
 
     def _receiver(self) -> None:
         self._requests = Counter(
@@ -145,30 +147,29 @@ class Metrics:
         for kind in ("transient", "permanent"):
             self._failures.labels(kind)
 
+    def _spool(self) -> None:
+        for name, help_text in (
+            ("records", "Records on disk that ClickHouse does not have yet"),
+            ("bytes", "Disk that they take"),
+            ("capacity_bytes", "Disk that they may take before senders are refused"),
+            (
+                "oldest_age_seconds",
+                "How long the oldest of them waits, as far as this process knows; 0 when none does",
+            ),
+        ):
+            self._held[name] = Gauge(f"auditspan_spool_{name}", help_text, registry=self.registry)
+        self._state = _DrainState()
+        self.registry.register(self._state)
+
     def watch(self, spool: Spool, drain: Drain, *, capacity_bytes: int) -> None:
         """Show what *spool* holds and how *drain* is, read at each scrape; call once, before they start."""
         ages = _Ages(spool, self._clock)
         spool.on_commit(ages.committed)
-        for name, help_text, read in (
-            (
-                "auditspan_spool_records",
-                "Records on disk that ClickHouse does not have yet",
-                lambda: spool.backlog().records,
-            ),
-            ("auditspan_spool_bytes", "Disk that they take", lambda: spool.backlog().bytes),
-            (
-                "auditspan_spool_capacity_bytes",
-                "Disk that they may take before senders are refused",
-                lambda: capacity_bytes,
-            ),
-            (
-                "auditspan_spool_oldest_age_seconds",
-                "Since when the oldest of them waits, seen from this process: 0 when none does",
-                ages.oldest_s,
-            ),
-        ):
-            Gauge(name, help_text, registry=self.registry).set_function(read)
-        self.registry.register(_DrainState(drain))
+        self._held["records"].set_function(lambda: spool.backlog().records)
+        self._held["bytes"].set_function(lambda: spool.backlog().bytes)
+        self._held["capacity_bytes"].set(capacity_bytes)
+        self._held["oldest_age_seconds"].set_function(ages.oldest_s)
+        self._state.drain = drain
 
     # receiver.ReceiverMetrics
 
@@ -218,11 +219,43 @@ class Metrics:
         """The drain goes on after *stopped*; its state is read at each scrape."""
 
 
+def markdown() -> str:
+    """docs/metrics.md: every metric of ours with its type and meaning."""
+    registry = Metrics(version="", stream="").registry
+    rows = [
+        f"| `{family.name}{_SUFFIX.get(family.type, '')}` | {family.type} | {family.documentation} |"
+        for family in registry.collect()
+        if family.name.startswith("auditspan_")
+    ]
+    return "\n".join([INTRODUCTION, *rows, ""])
+
+
+_SUFFIX: Final = {"counter": "_total", "info": "_info"}  # what the exposition adds to a name
+INTRODUCTION: Final = """\
+# Metrics
+
+The collector serves Prometheus metrics on `telemetry.metrics_listen` (`http://127.0.0.1:8888/metrics`), and on
+`/healthz` of the same address `ok`, or with status 503 why it takes no records. Beside its own it shows the
+process's (`process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds`, ...).
+
+Worth an alarm:
+
+- `auditspan_drain_state{state="stopped"} == 1`: ClickHouse refuses for good, a person is needed. Nothing is lost while
+  the spool has room.
+- `auditspan_spool_oldest_age_seconds > 300`: records don't reach ClickHouse.
+- `auditspan_spool_bytes / auditspan_spool_capacity_bytes > 0.8`: soon senders will be asked to come back later.
+- `rate(auditspan_receiver_requests_total{outcome!="ok"}[5m]) > 0`: something is refused; `outcome` says why.
+- `rate(auditspan_spans_invalid_total[5m]) > 0`: a service sends records that can't be kept.
+
+| metric | type | meaning |
+|---|---|---|"""
+
+
 class _DrainState(Collector):
     """``auditspan_drain_state``, one series a state, 1 for the present one."""
 
-    def __init__(self, drain: Drain) -> None:
-        self._drain = drain
+    def __init__(self) -> None:
+        self.drain: Drain | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
@@ -230,7 +263,7 @@ class _DrainState(Collector):
             "1 for what the drain does: running, retrying (ClickHouse is away), stopped (needs a person)",
             labels=["state"],
         )
-        now = self._drain.status.state
+        now = self.drain.status.state if self.drain else None
         for state in get_args(State):
             family.add_metric([state], float(state == now))
         yield family
@@ -244,23 +277,26 @@ class _Ages:
         self._clock = clock
         self._lock = threading.Lock()
         # (the index after a commit, when it was), both ascending
-        self._marks = deque([(spool.next_index, clock())])
+        self._marks: deque[tuple[int, float]] = deque([(spool.next_index, clock())])
 
     def committed(self) -> None:
         """Remember a commit; called in the committing thread."""
         now, following = self._clock(), self._spool.next_index
         with self._lock:
             self._forget_released()
-            if self._marks and now - self._marks[-1][1] < 1:
-                # The older time stays: an age is never told too small.
-                self._marks[-1] = (following, self._marks[-1][1])
-            else:
-                self._marks.append((following, now))
+            self._mark(following, now, apart_s=1.0)
             if len(self._marks) > _MAX_MARKS:
-                # Every second mark goes; its records count as old as those of the mark before.
-                kept = list(self._marks)
-                pairs = [(after[0], mark[1]) for mark, after in zip(kept[::2], kept[1::2], strict=False)]
-                self._marks = deque(pairs + kept[len(pairs) * 2 :])
+                apart_s = (now - self._marks[0][1]) / (_MAX_MARKS // 2)
+                old, self._marks = self._marks, deque()
+                for index, then in old:
+                    self._mark(index, then, apart_s=apart_s)
+
+    def _mark(self, index: int, then: float, *, apart_s: float) -> None:
+        """Add a mark, or let the last one stand for it too: with its older time, so no age is told too small."""
+        if self._marks and then - self._marks[-1][1] < apart_s:
+            self._marks[-1] = (index, self._marks[-1][1])
+        else:
+            self._marks.append((index, then))
 
     def oldest_s(self) -> float:
         """Age of the oldest record that is not released, or 0."""

@@ -22,7 +22,8 @@ Examples:
   auditspan collect                            ClickHouse on http://127.0.0.1:8123
   auditspan collect --config auditspan.yaml
 
-Services send to it with
+\b
+Services send to it with:
   OTEL_AUDITSPAN_ENDPOINT=http://localhost:4317 opentelemetry-instrument python app.py"""
 )
 @config_option

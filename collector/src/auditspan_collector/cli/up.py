@@ -58,12 +58,17 @@ Examples:
 )
 @data_option
 @config_option
-@click.option("--grpc-port", type=_port, help="Port for OTLP/gRPC.  [default: 4317]")
-@click.option("--http-port", type=_port, help="Port for OTLP/HTTP.  [default: 4318]")
+@click.option("--grpc-port", type=_port, metavar="PORT", help="Port for OTLP/gRPC.  [default: 4317]")
+@click.option("--http-port", type=_port, metavar="PORT", help="Port for OTLP/HTTP.  [default: 4318]")
 @click.option(
-    "--store-port", type=_port, help="Port of the store (ClickHouse's HTTP interface).  [default: 8123]"
+    "--store-port",
+    type=_port,
+    metavar="PORT",
+    help="Port of the store (ClickHouse's HTTP interface).  [default: 8123]",
 )
-@click.option("--metrics-port", type=_port, help="Port for Prometheus metrics.  [default: 8888]")
+@click.option(
+    "--metrics-port", type=_port, metavar="PORT", help="Port for Prometheus metrics.  [default: 8888]"
+)
 def command(  # noqa: PLR0917 - click passes options by name
     data: Path | None,
     config_file: Path | None,

@@ -89,10 +89,13 @@ class GrpcReceiver:
             self._health.set(name, status)
 
     def stop(self, grace_s: float) -> None:
-        """Take no new requests, give the running ones *grace_s* seconds, and return when the port is free."""
+        """Take no new requests, give the running ones *grace_s* seconds, and return when the port is free.
+
+        A request that runs longer is cut off; its thread ends by itself when *submit* returns.
+        """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace_s).wait()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class _TraceService:
