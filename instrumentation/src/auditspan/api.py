@@ -64,13 +64,7 @@ def set_actor(
     announced = context.announced() if state is None else None
     if state is None and announced is None:
         return
-    details = {
-        "type": type,
-        "roles": roles,
-        "session": session,
-        "auth_method": auth_method,
-        "delegate": delegate,
-    }
+    details = _details(type, roles, session, auth_method, delegate)
     actor = _actor(id, details)
     if actor is None:
         return
@@ -118,17 +112,20 @@ class record:  # noqa: N801 - used like a function: with record("EXPORT") as it
         self._context: Context | None = None
         self._token: Token[Context] | None = None
 
-    def actor(self, id: object, **details: Any) -> None:  # noqa: A002 - as in set_actor
+    def actor(
+        self,
+        id: object,  # noqa: A002 - as in set_actor
+        *,
+        type: str = "user",  # noqa: A002 - as in set_actor
+        roles: Iterable[object] = (),
+        session: object = None,
+        auth_method: str | None = None,
+        delegate: object = None,
+    ) -> None:
         """Say who acts here, when it is somebody else than in the request; arguments as in ``set_actor``."""
         if self._state is not None:
-            given = {
-                "type": "user",
-                "roles": (),
-                "session": None,
-                "auth_method": None,
-                "delegate": None,
-            } | details
-            self._state.actor = _actor(id, **given) or self._state.actor
+            details = _details(type, roles, session, auth_method, delegate)
+            self._state.actor = _actor(id, details) or self._state.actor
 
     def target(self, target_type: object = None, target_id: object = None) -> None:
         """Say what is acted on, once it is known."""
@@ -365,6 +362,10 @@ def _finder(
 
 def _processor() -> AuditSpanProcessor | None:
     return getattr(trace.get_tracer_provider(), PROCESSOR, None)
+
+
+def _details(*values: object) -> dict[str, Any]:
+    return dict(zip(("type", "roles", "session", "auth_method", "delegate"), values, strict=True))
 
 
 def _actor(identity: object, details: Mapping[str, Any]) -> Actor | None:

@@ -19,11 +19,19 @@ from typing import TYPE_CHECKING, Any
 import grpc
 import httpx
 import pytest
+from auditspan.bootstrap import install
+from auditspan.settings import Settings
 from auditspan.spool import frames
+from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON
+from opentelemetry.trace import SpanKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -264,3 +272,56 @@ def collector() -> Iterator[Collector]:
 def harness() -> Any:
     """The functions of this module, for tests that start services of their own."""
     return sys.modules[__name__]
+
+
+class Sink:
+    """A sink in memory, as the spool is one on disk."""
+
+    def __init__(self) -> None:
+        self.stream_id = "s1"
+        self.payloads: list[bytes] = []
+        self.full = False
+
+    def append(self, payload: bytes) -> bool:
+        if self.full:
+            return False
+        self.payloads.append(payload)
+        return True
+
+    @property
+    def records(self) -> list[Written]:
+        return [record for payload in self.payloads for record in decode(payload)]
+
+
+@dataclass
+class Running:
+    """Auditspan in this process, on a provider of its own."""
+
+    sink: Sink
+    provider: TracerProvider
+    exported: InMemorySpanExporter
+
+    @property
+    def tracer(self) -> Any:
+        return self.provider.get_tracer("test")
+
+    def serve(
+        self, method: str = "POST", route: str = "/orders/{id}", context: Any = None, **attributes: Any
+    ) -> Any:
+        """An entry span, as an instrumentation starts it; use it with ``with``."""
+        path = route.replace("{id}", "7")
+        known = {"http.request.method": method, "http.route": route, "url.path": path} | attributes
+        return self.tracer.start_as_current_span(
+            f"{method} {route}", context=context, kind=SpanKind.SERVER, attributes=known
+        )
+
+
+@pytest.fixture(params=[ALWAYS_ON, ALWAYS_OFF], ids=["sampled", "not-sampled"])
+def running(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    sink, exported = Sink(), InMemorySpanExporter()
+    provider = TracerProvider(sampler=request.param, shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    install(provider, Settings(reads=("/reports/*",)), sink)
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    yield Running(sink, provider, exported)
+    provider.shutdown()
