@@ -25,6 +25,10 @@ GRANT SELECT, INSERT, SHOW ON audit.* TO auditspan_writer;
 -- Needed only where the server's table_engines_require_grant is on.
 GRANT TABLE ENGINE ON MergeTree TO auditspan_writer;
 
+-- On a cluster (clickhouse.cluster in the collector's configuration) add ON CLUSTER to each statement here, and:
+--   GRANT CLUSTER, REMOTE ON *.* TO auditspan_writer;
+--   GRANT TABLE ENGINE ON ReplicatedMergeTree, TABLE ENGINE ON Distributed TO auditspan_writer;
+
 -- Readers: `auditspan search`, `trace` and `sql`, Grafana, analysts. readonly = 2 refuses every write and still lets
 -- a client set a time-out or a format, as Grafana and clickhouse-connect do; the limits are ceilings that no client
 -- can raise.

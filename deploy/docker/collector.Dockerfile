@@ -5,8 +5,8 @@
 #   docker run --rm auditspan/collector:0.1.0 search --help
 #
 # Not run where it was written, for there was no Docker engine: the build as a whole, USER and VOLUME.
-# Run there: the pip commands in a fresh virtual environment, health.py against a collector, and the
-# collector with the configuration of deploy/compose checked by `auditspan config check`.
+# Run there: the pip commands in a fresh virtual environment of Python 3.12, and from it the collector with the
+# configuration of deploy/compose, health.py against it, and the `auditspan` command.
 
 FROM python:3.12-slim-trixie AS build
 WORKDIR /src

@@ -5,7 +5,8 @@
 #   docker build --file deploy/docker/shop.Dockerfile --tag auditspan/shop:0.1.0 .
 #
 # Not run where it was written, for there was no Docker engine: the build as a whole, USER and VOLUME.
-# Run there: the pip commands in a fresh virtual environment, and the three services from it.
+# Run there: the pip commands in a fresh virtual environment of Python 3.12, and from it the three services with the
+# commands and environments of deploy/compose.
 
 FROM python:3.12-slim-trixie AS build
 WORKDIR /src
