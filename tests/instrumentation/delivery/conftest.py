@@ -63,7 +63,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from instrumentation.delivery.otlp_peers import payload, names_in, wait_until
 from auditspan.spool import Spool
-from auditspan.shipper import Shipper, Target
+from auditspan.shipper import Shipper, Target, worker
+worker._LOOK_S = 0.2
 folder = Path(sys.argv[1])
 def target():
     return Target(endpoint=sys.argv[2], protocol=sys.argv[3])

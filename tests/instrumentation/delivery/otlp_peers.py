@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import os
+import ssl
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 
@@ -48,6 +51,30 @@ def wait_until(what: Callable[[], object], timeout_s: float = 20.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "not in time"
         time.sleep(0.01)
+
+
+# Made for these tests, for localhost and 127.0.0.1, valid for a hundred years; the key guards nothing.
+CERTIFICATE = """\
+-----BEGIN CERTIFICATE-----
+MIIBsDCCAVegAwIBAgIUH9km+YqQC29N4ru3rcbW00M3E2EwCgYIKoZIzj0EAwIw
+HzEdMBsGA1UEAwwUY29sbGVjdG9yIHVuZGVyIHRlc3QwIBcNMjYxMTI0MDQwMDUw
+WhgPMjEyNjEwMzEwNDAwNTBaMB8xHTAbBgNVBAMMFGNvbGxlY3RvciB1bmRlciB0
+ZXN0MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEIU6NMIbKlGdtHqnLBCi3xrJN
+TN2CB6KiR9fafBvy8kpMzVvc+VN8HoFlw/FqJNT1qHHg1QjJnftQAPaRlsbR+6Nv
+MG0wHQYDVR0OBBYEFFHmpOga0F/qkVpbtonXicCAIm8PMB8GA1UdIwQYMBaAFFHm
+pOga0F/qkVpbtonXicCAIm8PMBoGA1UdEQQTMBGCCWxvY2FsaG9zdIcEfwAAATAP
+BgNVHRMBAf8EBTADAQH/MAoGCCqGSM49BAMCA0cAMEQCICWCfsuvT1GMXGPuUkUg
+DMoHvc/5nXr0AgaTKTp8LN7UAiAWqve6+Y8rq5l52yzseGEnrLGAvhXOX2FcPRKk
+hbKzJw==
+-----END CERTIFICATE-----
+"""
+KEY = """\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgcAs9dKSCRwJkpWER
+Ua72Qf/CjUPQHRDwoyRcKjT0waShRANCAAQhTo0whsqUZ20eqcsEKLfGsk1M3YIH
+oqJH19p8G/LySkzNW9z5U3wegWXD8Wok1PWoceDVCMmd+1AA9pGWxtH7
+-----END PRIVATE KEY-----
+"""
 
 
 class Refusal(NamedTuple):
@@ -92,15 +119,16 @@ class Peer:
 class GrpcPeer(Peer):
     protocol = "grpc"
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
         self.port = 0
+        self.tls = tls
         self.server: grpc.Server | None = None
         self.start()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' * self.tls}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         method = grpc.unary_unary_rpc_method_handler(self._export)
@@ -109,7 +137,12 @@ class GrpcPeer(Peer):
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {"Export": method}),)
         )
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.tls:
+            credentials = grpc.ssl_server_credentials([(KEY.encode(), CERTIFICATE.encode())])
+            self.port = self.server.add_secure_port(address, credentials)
+        else:
+            self.port = self.server.add_insecure_port(address)
         self.server.start()
 
     def stop(self) -> None:
@@ -130,17 +163,27 @@ class GrpcPeer(Peer):
         raise AssertionError
 
 
+def _tls_socket(plain: socket.socket) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(KEY + CERTIFICATE)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context.wrap_socket(plain, server_side=True)
+
+
 class HttpPeer(Peer):
     protocol = "http/protobuf"
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
         super().__init__()
         self.port = 0
+        self.tls = tls
         self.start()
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' * self.tls}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
         peer = self
@@ -167,6 +210,8 @@ class HttpPeer(Peer):
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self.server.daemon_threads = True
+        if self.tls:
+            self.server.socket = _tls_socket(self.server.socket)
         self.port = self.server.server_port
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
         self.thread.start()

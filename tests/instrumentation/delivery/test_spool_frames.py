@@ -7,11 +7,10 @@ import struct
 import zlib
 
 import pytest
-from instrumentation.delivery.otlp_peers import names_in, payload
+from auditspan.spool import MAX_PAYLOAD_BYTES, Segment, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from auditspan.spool import MAX_PAYLOAD_BYTES, Segment, frames
+from instrumentation.delivery.otlp_peers import names_in, payload
 
 PAYLOADS = [b"first", b"the second one" * 3, b"3rd"]
 

@@ -5,35 +5,37 @@ calls are made here with raw bytes. What an answer means follows the OTLP specif
 and "Partial Success" (https://opentelemetry.io/docs/specs/otlp/), with one difference: what is not known to
 depend on the request itself is always worth another try, because the records stay on disk meanwhile.
 
-grpc costs 60 ms and 20 MB to import, so that happens in ``connect``, in the shipper's thread.
+Nothing but the standard library is used, so an audited service loads neither gRPC nor protobuf for delivery.
 """
 
 from __future__ import annotations
 
 import email.utils
 import http.client
-import inspect
 import ssl
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
+from auditspan.shipper import http2, protobuf
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from auditspan.settings import Settings
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 TRACES_PATH: Final = "/v1/traces"
+GRPC_PORT: Final = 4317
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_HINT_S: Final = 300.0
-_GRPC_OPTIONS: Final = (
-    ("grpc.primary_user_agent", "auditspan"),
-    ("grpc.enable_retries", 0),  # ours know that the records are on disk
-    # A fresh channel connects at once; in the shared pool it would inherit the old one's back-off.
-    ("grpc.use_local_subchannel_pool", 1),
+
+# https://grpc.io/docs/guides/status-codes/
+_CODES: Final = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
+    *("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE"),
+    *("UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS", "UNAUTHENTICATED"),
 )
 
 
@@ -85,16 +87,11 @@ Answer = Taken | NotTaken
 class Sender(Protocol):
     """One connection to the collector; made, used and closed by one thread."""
 
-    fork_safe: bool  # whether a fork in mid-call harms the child
-
-    def send(self, body: bytes, timeout_s: float, cancelled: Callable[[], bool]) -> Answer | None:
-        """Make one call; None when it was cancelled. Raises only what is a bug: a failing network is an answer."""
-
-    def cancel(self) -> None:
-        """End a call that is under way, from another thread."""
+    def send(self, body: bytes, timeout_s: float) -> Answer:
+        """Make one call. Raises only what is a bug: a failing network is an answer."""
 
     def close(self) -> None:
-        """Drop the connection."""
+        """Drop the connection. In a forked child this does not disturb the parent's."""
 
 
 def connect(target: Target) -> Sender:
@@ -102,71 +99,56 @@ def connect(target: Target) -> Sender:
     return _HttpSender(target) if target.protocol == "http/protobuf" else _GrpcSender(target)
 
 
+def _tls(target: Target) -> ssl.SSLContext | None:
+    if urlsplit(target.endpoint).scheme != "https":
+        return None
+    # Read here, because ssl's own error does not say which file is missing.
+    roots = target.certificate_file.read_text("ascii") if target.certificate_file else None
+    return ssl.create_default_context(cadata=roots)
+
+
 class _GrpcSender:
-    fork_safe = False
-
     def __init__(self, target: Target) -> None:
-        import grpc  # noqa: PLC0415 - see the module
-
-        self._grpc = grpc
         parts = urlsplit(target.endpoint)
-        address = parts.netloc if parts.port is not None else f"{parts.netloc}:4317"
-        # The functions beneath whatever instruments them: our own traffic makes no spans.
-        if parts.scheme == "https":
-            roots = target.certificate_file.read_bytes() if target.certificate_file else None
-            credentials = grpc.ssl_channel_credentials(root_certificates=roots)
-            self._channel = inspect.unwrap(grpc.secure_channel)(address, credentials, options=_GRPC_OPTIONS)
-        else:
-            self._channel = inspect.unwrap(grpc.insecure_channel)(address, options=_GRPC_OPTIONS)
-        self._export = self._channel.unary_unary(EXPORT_METHOD)
+        self._place = (parts.hostname or "localhost", parts.port or GRPC_PORT)
         self._metadata = target.headers
-        self._call: Any = None
+        self._tls = _tls(target)
+        if self._tls is not None:
+            self._tls.set_alpn_protocols(["h2"])
+        self._connection: http2.Connection | None = None
 
-    def send(self, body: bytes, timeout_s: float, cancelled: Callable[[], bool]) -> Answer | None:
-        grpc = self._grpc
+    def send(self, body: bytes, timeout_s: float) -> Answer:
         try:
-            call = self._call = self._export.future(body, timeout=timeout_s, metadata=self._metadata)
-            if cancelled():
-                call.cancel()
-            # The call has a deadline of its own; this one is for a gRPC library that a fork has broken.
-            return _taken(call.result(timeout=timeout_s + 5.0))
-        except grpc.RpcError as error:
-            return _grpc_refusal(error)
-        except grpc.FutureCancelledError:
-            return None
-        except (grpc.FutureTimeoutError, ValueError) as error:
-            return NotTaken("later", f"{type(error).__name__}: {error}")
-        finally:
-            self._call = None
-
-    def cancel(self) -> None:
-        call = self._call
-        if call is not None:
-            call.cancel()
+            if self._connection is not None and not self._connection.reusable():
+                self.close()
+            if self._connection is None:
+                self._connection = http2.Connection(*self._place, self._tls, timeout_s)
+            return _grpc_answer(self._connection.call(EXPORT_METHOD, self._metadata, body, timeout_s))
+        except (OSError, ValueError) as problem:
+            self.close()
+            return NotTaken("later", f"{type(problem).__name__}: {problem}")
 
     def close(self) -> None:
-        self._channel.close()
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
 
 class _HttpSender:
-    fork_safe = True
-
     def __init__(self, target: Target) -> None:
         parts = urlsplit(target.endpoint)
         path = parts.path.rstrip("/")
         self._path = path if path.endswith(TRACES_PATH) else path + TRACES_PATH
         self._headers = {**dict(target.headers), "content-type": "application/x-protobuf"}
         host, port = parts.hostname or "localhost", parts.port
-        self._connection: http.client.HTTPConnection
-        if parts.scheme == "https":
-            cafile = str(target.certificate_file) if target.certificate_file else None
-            context = ssl.create_default_context(cafile=cafile)
-            self._connection = http.client.HTTPSConnection(host, port, context=context)
-        else:
-            self._connection = http.client.HTTPConnection(host, port)
+        tls = _tls(target)
+        self._connection: http.client.HTTPConnection = (
+            http.client.HTTPConnection(host, port)
+            if tls is None
+            else http.client.HTTPSConnection(host, port, context=tls)
+        )
 
-    def send(self, body: bytes, timeout_s: float, cancelled: Callable[[], bool]) -> Answer:
-        del cancelled  # nothing of a plain socket breaks in a fork; the child drops its copy
+    def send(self, body: bytes, timeout_s: float) -> Answer:
         try:
             self._connection.timeout = timeout_s
             self._connection.request("POST", self._path, body, self._headers)
@@ -181,28 +163,25 @@ class _HttpSender:
             return _taken(content)
         return _http_refusal(response, content)
 
-    def cancel(self) -> None:
-        pass
-
     def close(self) -> None:
         self._connection.close()
 
 
 def _taken(content: bytes) -> Taken:
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - off the start-up path
-    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2  # noqa: PLC0415 - off the start-up path
-
+    """What an ExportTraceServiceResponse says (opentelemetry/proto/collector/trace/v1/trace_service.proto)."""
     try:
-        partial = trace_service_pb2.ExportTraceServiceResponse.FromString(content).partial_success
-    except DecodeError:
+        partial = protobuf.read(protobuf.read(content).message(1))
+        return Taken(max(0, partial.number(1)), partial.text(2))
+    except protobuf.Malformed:
         return Taken()  # it said OK; a proxy's own body says nothing more
-    return Taken(max(0, partial.rejected_spans), partial.error_message)
 
 
-def _grpc_refusal(error: Any) -> NotTaken:
-    code = error.code().name
-    reason = f"{code}: {error.details()}"
-    wait = _retry_info(error.trailing_metadata() or ())
+def _grpc_answer(reply: http2.Reply) -> Answer:
+    if reply.status == http2.OK:
+        return _taken(reply.body)
+    code = _CODES[reply.status] if reply.status < len(_CODES) else str(reply.status)
+    reason = f"{code}: {reply.message}"
+    wait = _retry_info(reply.trailers)
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return NotTaken("credentials", reason)
     if code == "INVALID_ARGUMENT":
@@ -212,23 +191,28 @@ def _grpc_refusal(error: Any) -> NotTaken:
     return NotTaken("later", reason, wait)
 
 
-def _retry_info(metadata: Sequence[tuple[str, Any]]) -> float | None:
-    """Seconds from google.rpc.RetryInfo, in the status details or in metadata of its own."""
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - off the start-up path
-    from google.rpc import error_details_pb2, status_pb2  # noqa: PLC0415 - off the start-up path
+def _retry_info(trailers: dict[str, bytes]) -> float | None:
+    """Seconds from google.rpc.RetryInfo, in the status details or in metadata of its own.
 
-    found = dict(metadata)
-    info = error_details_pb2.RetryInfo()
+    google/rpc/status.proto: Status.details (3) holds google.protobuf.Any: type_url (1), value (2).
+    """
     try:
-        if "google.rpc.retryinfo-bin" in found:
-            info.ParseFromString(found["google.rpc.retryinfo-bin"])
-            return _bounded(info.retry_delay.ToTimedelta().total_seconds())
-        for detail in status_pb2.Status.FromString(found.get("grpc-status-details-bin", b"")).details:
-            if detail.Is(info.DESCRIPTOR) and detail.Unpack(info):
-                return _bounded(info.retry_delay.ToTimedelta().total_seconds())
-    except (DecodeError, TypeError, ValueError, OverflowError):
+        alone = trailers.get("google.rpc.retryinfo-bin")
+        if alone is not None:
+            return _delay(alone)
+        for detail in protobuf.read(trailers.get("grpc-status-details-bin", b"")).messages(3):
+            any_message = protobuf.read(detail)
+            if any_message.text(1).endswith("/google.rpc.RetryInfo"):
+                return _delay(any_message.message(2))
+    except protobuf.Malformed:
         pass
     return None
+
+
+def _delay(retry_info: bytes) -> float:
+    """google/rpc/error_details.proto: RetryInfo.retry_delay (1) is a Duration of seconds (1) and nanos (2)."""
+    delay = protobuf.read(protobuf.read(retry_info).message(1))
+    return _bounded(delay.number(1) + delay.number(2) / 1e9)
 
 
 def _http_refusal(response: http.client.HTTPResponse, content: bytes) -> NotTaken:
@@ -243,13 +227,10 @@ def _http_refusal(response: http.client.HTTPResponse, content: bytes) -> NotTake
 
 
 def _status_message(content: bytes) -> str:
-    """OTLP/HTTP puts a google.rpc.Status into the body of a refusal."""
-    from google.protobuf.message import DecodeError  # noqa: PLC0415 - off the start-up path
-    from google.rpc import status_pb2  # noqa: PLC0415 - off the start-up path
-
+    """OTLP/HTTP puts a google.rpc.Status into the body of a refusal: its message is field 2."""
     try:
-        message = status_pb2.Status.FromString(content).message
-    except DecodeError:
+        message = protobuf.read(content).text(2)
+    except protobuf.Malformed:
         return ""
     return f": {message[:500]}" if message else ""
 

@@ -6,8 +6,8 @@ so that neither a long backlog nor a busy service starves the other. A batch is 
 after the collector's OK; whatever happens in between, the same records are sent again, and the collector knows
 them by their record id. So losing nothing needs no state here at all: this thread may die at any point.
 
-A forked child begins with its first record: it starts a thread and a connection of its own. While the parent
-forks, it has no gRPC call under way, since gRPC can't be used in the child otherwise.
+A forked child begins with its first record: it starts a thread and a connection of its own, and closes its copy
+of the parent's.
 """
 
 from __future__ import annotations
@@ -43,8 +43,6 @@ _LONGEST_WAIT_S: Final = 10.0
 _REFUSES_ALL_WAIT_S: Final = 60.0
 _REFUSED_IN_A_ROW: Final = 8  # single records; beyond that it is the collector, not the records
 _SURELY_LARGE_BYTES: Final = 64 * 1024
-_FORK_PATIENCE_S: Final = 0.02  # a call to a healthy collector is over by then
-_FORK_WAIT_S: Final = 0.2
 _QUIET_S: Final = 60.0
 
 
@@ -82,7 +80,6 @@ class Shipper:
         self._target = target
         self._exit_flush_s = exit_flush_s
         self._linger_s = linger_s
-        self._abandoned: list[Sender] = []
         self._begin()
         _at_fork(self)
 
@@ -91,9 +88,6 @@ class Shipper:
         self._counts = DeliveryCounts()
         self._bell = threading.Event()
         self._stopping = threading.Event()
-        self._gate = threading.Condition()
-        self._pausing = 0
-        self._in_call = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._sender: Sender | None = None
@@ -239,8 +233,6 @@ class Shipper:
         if not batch.payloads:
             return self._finish(segment)
         answer = self._exchange(b"".join(batch.payloads))
-        if answer is None:
-            return True
         self._counts.sent += len(batch.payloads)
         if isinstance(answer, Taken):
             self._on_taken(segment, batch, answer)
@@ -329,22 +321,13 @@ class Shipper:
             self._look_around()
         return True
 
-    def _exchange(self, body: bytes) -> Answer | None:
-        """One call; None when a fork interrupted it. Making the connection counts as part of it (see before_fork)."""
-        with self._gate:
-            while self._pausing:
-                self._gate.wait(1.0)
-            self._in_call = True
+    def _exchange(self, body: bytes) -> Answer:
         try:
             if self._sender is None:
                 self._sender = connect(self._target)
-            return self._sender.send(body, self._call_timeout_s(), lambda: self._pausing > 0)
+            return self._sender.send(body, self._call_timeout_s())
         except OSError as problem:
             return NotTaken("later", str(problem))
-        finally:
-            with self._gate:
-                self._in_call = False
-                self._gate.notify_all()
 
     def _call_timeout_s(self) -> float:
         if self._deadline is None:
@@ -387,47 +370,23 @@ class Shipper:
 
     # --- fork ----------------------------------------------------------------------------------------------
 
-    def before_fork(self) -> None:
-        """Be outside gRPC while the process forks: a child forked in mid-call can never use gRPC again.
-
-        A call that does not end by itself is cancelled, which takes about a millisecond, and made again afterwards.
-        """
-        with self._gate:
-            self._pausing += 1
-            sender = self._sender
-            if self._in_call and (sender is None or not sender.fork_safe):
-                done = self._gate.wait_for(lambda: not self._in_call, _FORK_PATIENCE_S)
-                if sender is not None and not done:
-                    sender.cancel()
-                self._gate.wait_for(lambda: not self._in_call, _FORK_WAIT_S)
-
-    def after_fork_in_parent(self) -> None:
-        """Go on."""
-        with self._gate:
-            self._pausing -= 1
-            self._gate.notify_all()
-
     def after_fork(self) -> None:
         """In the child: forget the parent's thread and connection; the first record starts new ones."""
-        if self._sender is not None:
-            self._abandoned.append(self._sender)  # not closed, not even dropped: it is the parent's
-        stopped = self._stopping.is_set()
+        sender, stopped = self._sender, self._stopping.is_set()
         self._begin()
+        if sender is not None:
+            sender.close()
         if stopped:
             self._stopping.set()
 
 
 def _at_fork(shipper: Shipper) -> None:
-    """Register the hooks, which can't be taken back, without keeping *shipper* alive."""
+    """Register the hook, which can't be taken back, without keeping *shipper* alive."""
     reference = weakref.ref(shipper)
 
-    def run(step: Callable[[Shipper], None]) -> None:
+    def run() -> None:
         found = reference()
         if found is not None:
-            step(found)
+            found.after_fork()
 
-    os.register_at_fork(
-        before=lambda: run(Shipper.before_fork),
-        after_in_parent=lambda: run(Shipper.after_fork_in_parent),
-        after_in_child=lambda: run(Shipper.after_fork),
-    )
+    os.register_at_fork(after_in_child=run)
