@@ -51,7 +51,7 @@ def test_the_light_package_starts_without_grpc_and_without_the_collectors_librar
 
 
 def test_the_collector_knows_of_the_light_package_only_its_attribute_names():
-    imports = re.compile(r"^\s*(?:from|import) (auditspan(?:\.\w+)*)(?: import (\w+))?", re.MULTILINE)
+    imports = re.compile(r"^\s*(?:from|import) (auditspan(?:\.\w+)*)(?!\w)(?: import (\w+))?", re.MULTILINE)
     found = {
         match.groups()
         for path in (ROOT / "collector" / "src").rglob("*.py")
