@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-DEMO = Path(__file__).parents[2] / "examples" / "shop" / "demo.py"
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "examples" / "shop" / "demo.py"
 LIMIT_S = 100.0
 
 
@@ -25,6 +27,15 @@ def load_demo():
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def folder():
+    """A place on a disk: the collector refuses memory, which the system's temporary folder may be."""
+    cache = ROOT / ".pytest_cache"
+    cache.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="demo-", dir=cache) as place:
+        yield Path(place) / "demo"
 
 
 def start(folder: Path, **environment: str) -> subprocess.Popen[str]:
@@ -77,8 +88,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.timeout(240)
-def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_running(tmp_path):
-    folder = tmp_path / "demo"
+def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_running(folder):
     process = start(folder, KEEP="1")
     try:
         wait_for_output(process, folder, "It runs until Ctrl-C")
@@ -117,8 +127,7 @@ def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_run
 
 
 @pytest.mark.timeout(120)
-def test_stopped_while_it_starts_it_leaves_nothing_running(tmp_path):
-    folder = tmp_path / "demo"
+def test_stopped_while_it_starts_it_leaves_nothing_running(folder):
     process = start(folder)
     try:
         wait_for_output(process, folder, "auditspan up")
@@ -127,6 +136,17 @@ def test_stopped_while_it_starts_it_leaves_nothing_running(tmp_path):
         assert processes_of(folder) == []
     finally:
         end(process)
+
+
+def test_when_something_does_not_start_it_says_why_with_the_end_of_its_log():
+    with tempfile.TemporaryDirectory(prefix="demo-", dir="/dev/shm") as memory:
+        failed = subprocess.run(
+            [sys.executable, str(DEMO), f"{memory}/demo"], capture_output=True, text=True, check=False
+        )
+        assert failed.returncode == 1
+        assert "auditspan ended with status 2" in failed.stdout
+        assert "is memory (tmpfs)" in failed.stdout
+        assert processes_of(Path(memory)) == []
 
 
 def test_it_does_not_empty_a_folder_that_is_not_its_own(tmp_path):
