@@ -94,12 +94,13 @@ class Processes:
 
     def __exit__(self, *_: object) -> None:
         # A second Ctrl-C would leave processes behind; each stop is bounded instead.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
             while self._running:
                 _stop(self._running.popitem()[1])
         finally:
-            signal.signal(signal.SIGINT, before)
+            for sign, handler in before.items():
+                signal.signal(sign, handler)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
