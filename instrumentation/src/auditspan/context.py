@@ -120,7 +120,7 @@ class AuditedSpan:
 
     Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
-    *written* that it is in the spool.
+    *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *shown* are the attributes that its ordinary span got. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
@@ -135,6 +135,7 @@ class AuditedSpan:
     wanted: bool = False
     certain: bool = False
     ended: bool = False
+    judged: bool = False
     written: bool = False
     actor: Actor | None = None
     action: str = ""

@@ -141,6 +141,15 @@ def span_facts(span: ReadableSpan, *, is_read_method: ReadMethods) -> Facts:
     return Facts()
 
 
+def may_change(attributes: Mapping[str, object], is_read_method: ReadMethods) -> bool:
+    """Whether an entry span with these *attributes* may change something; known when it starts, and cheap."""
+    method = attributes.get("http.request.method") or attributes.get("http.method")
+    if method is not None:
+        return method not in SAFE_METHODS
+    service, method = attributes.get("rpc.service"), attributes.get("rpc.method")
+    return service is not None and method is not None and not is_read_method(f"/{service}/{method}")
+
+
 def http_status(span: ReadableSpan) -> int:
     """The response's status on *span*, 0 when there is none."""
     attributes = span.attributes or {}

@@ -13,6 +13,7 @@ here survives in the record unless the application itself may have set it.
 from __future__ import annotations
 
 import logging
+import re
 import secrets
 import time
 from itertools import count
@@ -26,7 +27,7 @@ from opentelemetry.trace import SpanKind
 from auditspan import attributes as names
 from auditspan import context
 from auditspan.context import AuditedSpan, Facts, Upstream
-from auditspan.facts import ReadMethods, glob, span_facts
+from auditspan.facts import ReadMethods, glob, may_change, span_facts
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.trace import Tracer
-    from opentelemetry.util.types import AnyValue
+    from opentelemetry.util.types import AnyValue, Attributes
 
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
+
+_is_ours: Final = re.compile(
+    re.escape(names.PREFIX)
+).match  # a third of the cost of startswith in a generator
+_MAX_OPEN_SPANS: Final = 65_536  # those that are never ended must not fill the memory
 
 _ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
 
@@ -82,7 +88,7 @@ class AuditSpanProcessor(SpanProcessor):
         try:
             if span.kind in _ENTRY_KINDS:
                 self._enter(span, parent_context)
-            elif self._says_audit(span):
+            elif _tagged(span.attributes):
                 self._begin_inner(span, parent_context)
             else:
                 around = context.current(parent_context)
@@ -122,12 +128,12 @@ class AuditSpanProcessor(SpanProcessor):
         Last, so that a full span evicts others' attributes and not these. Never raises.
         """
         try:
-            facts = self._settled(state, span)
+            attributes = _copy(span.attributes)
+            facts = self._settled(state, span, attributes)
+            state.judged = True
             if not self._is_record(state, facts):
-                if any(key.startswith(names.PREFIX) for key in span.attributes or ()):
-                    span.set_attribute(
-                        names.DELIVERY, names.DELIVERY_SPOOL
-                    )  # not by us: no record at the collector
+                if _tagged(attributes):  # not by us, so it shall be no record at the collector either
+                    span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
                 return
             state.certain = True
             if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
@@ -166,10 +172,9 @@ class AuditSpanProcessor(SpanProcessor):
         inside = context.current(parent_context) if parent is not None and not parent.is_remote else None
         upstream = context.upstream(parent_context) if inside is None else Upstream()
         state = self._state(span, entry=True, parent=inside, upstream=upstream)
-        state.certain = (
-            span.kind is SpanKind.SERVER and span_facts(span, is_read_method=self.is_read_method).changes
-        )
-        if self._says_audit(span):
+        attributes = _copy(span.attributes)
+        state.certain = span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
+        if _tagged(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
         context.live.add(state)
         # Left in the context on purpose: the instrumentation makes the span current in a context derived from this
@@ -178,7 +183,7 @@ class AuditSpanProcessor(SpanProcessor):
         otel_context.attach(context.with_state(state))
 
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
-        said = self._said(span.attributes or {}, {}, parent_context).keys() - {names.DELIVERY}
+        said = self._said(span.attributes or {}, {}, parent_context)
         span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         around = context.current(parent_context)
         if around is not None:
@@ -199,25 +204,27 @@ class AuditSpanProcessor(SpanProcessor):
             emitter=self,
         )
         context.bind(span, state)
+        if len(self._states) >= _MAX_OPEN_SPANS:
+            self._states.pop(next(iter(self._states)), None)
         self._states[span_context.span_id] = state
         return state
 
     def _write(self, state: AuditedSpan, span: ReadableSpan, end_time_ns: int) -> None:
-        if state.written:
+        if state.written or (state.judged and not (state.wanted or state.certain)):
             return
-        facts = self._settled(state, span)
+        attributes = _copy(span.attributes)
+        facts = self._settled(state, span, attributes)
         if self._is_record(state, facts):
             state.written = True
-            self._sink.append(self._encoder.encode(span, self._complete(state, facts, span), end_time_ns))
+            self._complete(state, facts, attributes)
+            self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
 
-    def _settled(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
+    def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
         found = self._facts(state, span)
-        attributes = span.attributes or {}
-        if any(key.startswith(names.PREFIX) for key in attributes):
-            self._take_up(
-                state, {k: v for k, v in self._said(attributes, state.shown).items() if isinstance(v, str)}
-            )
+        if _tagged(attributes):
+            said = self._said(attributes, state.shown)
+            self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
         outcome = state.outcome or found.outcome
         return Facts(
             action=(state.action or found.action or "EXECUTE").upper(),
@@ -262,29 +269,26 @@ class AuditSpanProcessor(SpanProcessor):
         return names.SUCCESS
 
     @staticmethod
-    def _says_audit(span: ReadableSpan) -> bool:
-        return any(key.startswith(names.PREFIX) for key in span.attributes or ())
-
-    @staticmethod
     def _said(
         attributes: Mapping[str, AnyValue],
         shown: Mapping[str, AnyValue],
         parent_context: Context | None = None,
     ) -> dict[str, AnyValue]:
         """Audit attributes that the application may have set: not ours, and not what a client sent as baggage."""
-        carried = baggage.get_all(parent_context)
-        return {
+        found = {
             key: value
             for key, value in attributes.items()
             if key.startswith(names.PREFIX)
-            and (key not in _OURS or key in _SAYABLE or key == names.DELIVERY)
+            and (key not in _OURS or key in _SAYABLE)
             and not (key in shown and shown[key] == value)
-            and not (key in carried and str(carried[key]) == str(value))
         }
+        if not found:
+            return found
+        carried = baggage.get_all(parent_context)
+        return {key: value for key, value in found.items() if str(carried.get(key)) != str(value)}
 
-    def _complete(self, state: AuditedSpan, facts: Facts, span: ReadableSpan) -> dict[str, AnyValue]:
-        """All attributes of the record: the span's own, then ours."""
-        attributes = dict(span.attributes or {})
+    def _complete(self, state: AuditedSpan, facts: Facts, attributes: dict[str, AnyValue]) -> None:
+        """Make *attributes* of a span those of its record: nobody else's of ours, and ours last."""
         foreign = [key for key in attributes if key.startswith(names.PREFIX)]
         if foreign:
             carried = baggage.get_all()
@@ -297,7 +301,6 @@ class AuditSpanProcessor(SpanProcessor):
             self._sequence = (stream, count(1))
         attributes[names.SEQUENCE_STREAM] = stream
         attributes[names.SEQUENCE_NUMBER] = next(self._sequence[1])
-        return attributes
 
     @staticmethod
     def _own(state: AuditedSpan, facts: Facts) -> dict[str, AnyValue]:
@@ -330,6 +333,17 @@ class AuditSpanProcessor(SpanProcessor):
         if not self._warned:
             self._warned = True
             _log.warning("Auditspan could not handle a span; the service is not affected", exc_info=True)
+
+
+def _copy(attributes: Attributes) -> dict[str, AnyValue]:
+    # The SDK's mapping takes a lock for each key when it is read one by one, but not to copy.
+    copy = getattr(attributes, "copy", None)
+    copied: dict[str, AnyValue] = copy() if copy is not None else dict(attributes or {})
+    return copied
+
+
+def _tagged(attributes: Attributes) -> bool:
+    return any(map(_is_ours, attributes or ()))
 
 
 def uuid7() -> str:

@@ -162,7 +162,7 @@ def texts(values: object) -> tuple[str, ...]:
     return tuple(sorted({text(value) or first_text(value, ("name",)) for value in values} - {""}))
 
 
-def held_roles(user: object) -> tuple[str, ...]:
+def held_roles(user: Any) -> tuple[str, ...]:
     """The ``roles`` of a user object, when reading them can't start anything.
 
     An object-relational mapper's attribute may ask the database when it is touched; so only what is stored in the
@@ -171,13 +171,19 @@ def held_roles(user: object) -> tuple[str, ...]:
     stored = user if isinstance(user, dict) else getattr(user, "__dict__", {})
     if "roles" in stored:
         return texts(stored["roles"])
-    declared = inspect.getattr_static(type(user), "roles", None)
+    kind: Any = type(user)
+    declared = _declared_roles(kind)
     if isinstance(declared, (property, types.MemberDescriptorType)):
         try:
             return texts(getattr(user, "roles", ()))
         except Exception:  # noqa: BLE001 - the application's code; without roles the actor is still right
             return ()
     return texts(declared) if isinstance(declared, (tuple, list, set, frozenset)) else ()
+
+
+@functools.lru_cache(maxsize=256)
+def _declared_roles(kind: Any) -> object:
+    return inspect.getattr_static(kind, "roles", None)
 
 
 def text(value: object) -> str:

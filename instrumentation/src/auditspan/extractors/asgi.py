@@ -86,7 +86,7 @@ class AsgiSource:
         scheme = scheme_word(_header(scope.get("headers", ()), b"authorization"))
         return Actor(
             id=identity or text(user),
-            roles=texts([*_scopes(scope), *held_roles(user)]),
+            roles=texts((*getattr(scope.get("auth"), "scopes", ()), *held_roles(user))),
             session=session_of(session),
             auth_method=scheme or ("session" if session else ""),
         )
@@ -157,10 +157,6 @@ def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
     elif message.get("type") == "http.response.body" and not message.get("more_body", False):
         # The instrumentation sends this message and then ends the span.
         finish(scope[_SPAN])
-
-
-def _scopes(scope: Scope) -> tuple[str, ...]:
-    return texts(getattr(scope.get("auth"), "scopes", ()))
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
