@@ -13,6 +13,7 @@ from auditspan_collector.record import OtlpRequest, Sender
 from auditspan_collector.schema import INSERT_COLUMNS, LEAF_COLUMNS, leaf_sql, seal_row
 from collector.codec import otlp_strategies as otlp
 from collector.codec import restore
+from golden import regenerate as golden
 from hypothesis import HealthCheck, Phase, given, settings
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, InstrumentationScope
@@ -185,3 +186,12 @@ def test_json_and_protobuf_give_the_same_leaf(table):
     document = document.replace("dHR0dHR0dHR0dHR0dHR0dA==", "74" * 16).replace("c3Nzc3Nzc3M=", "73" * 8)
     from_json, _ = store(table, document.encode(), "json")
     assert from_json == store(table, request.SerializeToString())[0]
+
+
+@pytest.mark.parametrize("path", golden.requests(), ids=lambda path: path.name)
+def test_the_database_recomputes_the_leaves_of_the_golden_vectors(table, path):
+    selection, stream = golden.encoded(path), f"golden/{path.name}"
+    table.insert(INSERT, b"".join(seal_row(stream, i, leaf) for i, leaf in enumerate(selection.leaves)))
+    assert stored(table, f"SELECT {leaf_sql()}", stream, "RowBinary") == b"".join(
+        leaf.hash for leaf in selection.leaves
+    )
