@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from auditspan_proto.v1 import ledger_pb2
+from google.protobuf import json_format
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
@@ -91,8 +93,12 @@ def receipt_text(receipt: Receipt) -> str:
 
     Zeros are written out, which proto-JSON leaves open: not every reader has the schema. 64-bit numbers are text.
     """
-    ranges = [{"first": str(each.first), "last": str(each.last)} for each in receipt.ranges]
-    content = {"stream": receipt.stream, "ranges": ranges, "duplicates": str(receipt.duplicates)}
+    message = ledger_pb2.Receipt(
+        stream=receipt.stream,
+        ranges=[ledger_pb2.IndexRange(first=each.first, last=each.last) for each in receipt.ranges],
+        duplicates=receipt.duplicates,
+    )
+    content = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     return json.dumps(content, separators=(",", ":"))
 
 
