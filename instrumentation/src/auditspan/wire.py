@@ -1,7 +1,7 @@
 """One ended span as the bytes of an OTLP ExportTraceServiceRequest, nothing of it left out.
 
-The message is written directly, field by field, from opentelemetry/proto/trace/v1/trace.proto: 35 microseconds for
-a request's span with 28 attributes, where building the same message from protobuf objects takes 180. What is the
+The message is written directly, field by field, from opentelemetry/proto/trace/v1/trace.proto: about 30 microseconds
+for a request's span with 28 attributes, where building the same message from protobuf objects takes 110. What is the
 same for every span (resource, scope, attribute keys) is encoded once.
 """
 
