@@ -164,9 +164,7 @@ class _AioInterceptor:
         self._context = context
 
     async def _go_on(self, continuation: Any, details: Any, request: Any) -> Any:
-        metadata = self._context.metadata(details.metadata)
-        if metadata is not None:
-            metadata = grpc.aio.Metadata(*metadata)
+        metadata = grpc.aio.Metadata(*(self._context.metadata(details.metadata) or ()))
         return await continuation(details._replace(metadata=metadata), request)
 
 

@@ -104,7 +104,7 @@ def _text(value: Any) -> str:
 
 def _destination(connection: Any, url: Any) -> Destination | None:
     """The origin server behind *connection*, also through a proxy: by CONNECT, or by an absolute URL."""
-    if "://" in str(url):
+    if not str(url).startswith("/") and "://" in str(url):
         return Destination.of_url(str(url))
     tunnel = getattr(connection, "_tunnel_host", None)
     if tunnel:
