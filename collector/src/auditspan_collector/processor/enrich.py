@@ -158,7 +158,11 @@ def _who_did_what(
     """The columns that attributes fill."""
 
     def text(column: str, default: str = "") -> str:
-        return next((said[name] for name in FILLED_FROM[column] if said.get(name)), default)
+        for name in FILLED_FROM[column]:
+            found = said.get(name)
+            if found:
+                return found
+        return default
 
     def one_of(column: str, allowed: tuple[str, ...], default: str) -> str:
         word = text(column).lower()
