@@ -10,8 +10,9 @@ address through it. Everything here is enforced by the engine, for writers too, 
   this process as tables, and SQL in strings (``eval``).
 - The ``default`` database is an ordinary one; chDB's own would show the file system as tables.
 
-What no grant covers is refused before the engine sees it (*engine*): INTO OUTFILE, FROM INFILE, several statements
-at once, and SETTINGS of a database, which may name a disk.
+What no grant covers is refused by what the engine's own parser says of a statement (*engine*): INTO OUTFILE, FROM
+INFILE, several statements at once, table engines that are not in `ENGINES` (EmbeddedRocksDB writes to any folder and
+asks for no grant), and SETTINGS of a database, which may name a disk.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from auditspan_collector.store.config import Config
 
-_ENGINES: Final = (
+ENGINES: Final = (
     "Atomic",
     "MergeTree",
     "ReplacingMergeTree",
@@ -47,7 +48,7 @@ _GRANTS: Final = (
     "SHOW, SELECT, INSERT, OPTIMIZE, CHECK, KILL QUERY ON *.*",
     "ALTER TABLE, ALTER VIEW, CREATE DATABASE, CREATE TABLE, CREATE VIEW, DROP, UNDROP TABLE, TRUNCATE ON *.*",
     "SYSTEM MERGES, SYSTEM TTL MERGES, SYSTEM FLUSH ON *.*",
-    *(f"TABLE ENGINE ON {engine}" for engine in _ENGINES),
+    *(f"TABLE ENGINE ON {engine}" for engine in ENGINES),
 )
 _REVOKED: Final = ("ALTER FETCH PARTITION, ALTER FREEZE PARTITION, ALTER MOVE PARTITION ON *.*",)
 

@@ -2,8 +2,12 @@
 
 Theory. A process hosts one engine on one folder; any number of connections to it run at the same time, each with
 settings of its own, and the engine lives as long as one is open. A connection costs 0.3 ms. The GIL is released
-while the engine works. This is the only module that touches chDB; it uses the extension module beneath
-`chdb.connect` because the wrapper has no `classify_query` and drops result blocks without rows (headers, totals).
+while the engine works.
+
+This is the only module that touches chDB. It uses the extension module beneath `chdb.connect`, because the wrapper
+has no `classify_query` and drops result blocks without rows (headers, totals), and it loads that module alone:
+``import chdb`` starts and stops an engine in memory first, with whatever configuration lies in the user's home or
+the working directory, which takes half a second and is not confined.
 
 Order matters on a connection: database, settings, then ``readonly`` as the last one; from there on the engine
 refuses to change any setting. Client settings are sent as quoted SET statements, never in the connection string.
@@ -12,20 +16,23 @@ refuses to change any setting. Client settings are sent as quoted SET statements
 from __future__ import annotations
 
 import contextlib
+import importlib.machinery
+import importlib.util
 import os
 import re
 import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from chdb import _chdb as _extension
-
 from auditspan_collector.errors import StoreRejected
-from auditspan_collector.store.confinement import PROBES
+from auditspan_collector.store import statement
+from auditspan_collector.store.confinement import ENGINES, PROBES
 from auditspan_collector.store.failures import (
+    ACCESS_DENIED,
     BAD_ARGUMENTS,
     INTO_OUTFILE_NOT_ALLOWED,
     NOT_IMPLEMENTED,
+    READONLY,
     SYNTAX_ERROR,
     UNKNOWN_SETTING,
     QueryFailed,
@@ -35,7 +42,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-_chdb: Any = _extension
+
+def _load_extension() -> Any:
+    """The extension module of chDB. Raises ModuleNotFoundError when chDB is not installed."""
+    name = "chdb._chdb"
+    if name in sys.modules:
+        return sys.modules[name]
+    package = importlib.util.find_spec("chdb")
+    places = package.submodule_search_locations if package is not None else None
+    spec = importlib.machinery.PathFinder.find_spec(name, places) if places else None
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError("No module named 'chdb'", name="chdb")
+    flags = sys.getdlopenflags()
+    # As chDB loads itself: its symbols must not be replaced by those of other libraries in the process.
+    sys.setdlopenflags(flags | getattr(os, "RTLD_DEEPBIND", 0))
+    try:
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    finally:
+        sys.setdlopenflags(flags)
+    return module
+
+
+_chdb: Any = _load_extension()
+
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _IN_SCOPE = re.compile(r": In scope SELECT formatQuery\(.*\)\. \(", re.DOTALL)
 _TAG: Final = (
@@ -73,6 +104,19 @@ def _engine_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:  # chDB raises nothing else for what the engine says
         raise QueryFailed.from_engine(str(error)) from None
+
+
+def _judge_definition(canonical: bytes) -> None:
+    """Refuse engines that are not in the list, and disks of databases. Raises QueryFailed."""
+    words = list(statement.outside_strings(canonical))
+    for equals in range(1, len(words) - 1):
+        name = words[equals + 1].strip(b"`").decode("utf-8", "replace")
+        if words[equals] == b"=" and words[equals - 1] == b"ENGINE" and name not in ENGINES:
+            raise QueryFailed.because(
+                ACCESS_DENIED, f"The engine {name} is not served; allowed: {', '.join(ENGINES)}."
+            )
+    if words[1:2] == [b"DATABASE"] and b"SETTINGS" in words:
+        raise QueryFailed.because(ACCESS_DENIED, "SETTINGS of a database are not served.")
 
 
 class Insertion:
@@ -133,7 +177,7 @@ class Connection:
                 raise QueryFailed.because(BAD_ARGUMENTS, f"Parameter name {name!r} is no identifier.")
             self._run(b"SET param_" + name.encode() + b" = " + quoted(value))
 
-    def judge(self, text: bytes, keyword: str) -> None:
+    def judge(self, text: bytes, keyword: str, *, readonly: bool) -> None:
         """Refuse what no grant of the engine covers, by its own parser's word. Raises QueryFailed."""
         verdict = self._raw.classify_query(text)
         kind = verdict["query_class"]
@@ -144,6 +188,9 @@ class Connection:
             raise QueryFailed.because(
                 SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one statement a request."
             )
+        if readonly and kind != _chdb.query_class.READ_ONLY and keyword not in ("SET", "USE"):
+            # The engine enforces it too, but for KILL QUERY, with which a reader could stop the writers.
+            raise QueryFailed.because(READONLY, "Cannot execute query in readonly mode.")
         lower = text.lower()
         if kind == _chdb.query_class.CONTROL:
             # The parser counts a result that goes to a file as control, and so it does some settings of INSERT.
@@ -154,10 +201,8 @@ class Connection:
                     NOT_IMPLEMENTED, f"Statements of the kind {keyword!r} are not served."
                 )
         self.refuse_infile(text)
-        if keyword in ("CREATE", "ATTACH") and b"database" in lower and b"settings" in lower:
-            form = self.canonical(text).upper()
-            if form.startswith((b"CREATE DATABASE", b"ATTACH DATABASE")):
-                raise QueryFailed.because(NOT_IMPLEMENTED, "SETTINGS of a database are not served.")
+        if keyword in ("ATTACH", "CREATE", "REPLACE"):
+            _judge_definition(self.canonical(text))
 
     def refuse_infile(self, text: bytes) -> None:
         """Refuse FROM INFILE, which would read a file of this machine. Raises QueryFailed."""

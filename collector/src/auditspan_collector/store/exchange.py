@@ -158,14 +158,15 @@ class Exchange:
         if asked.database:
             connection.use(asked.database)
         settings = _limited(asked.settings, user, self._config.max_execution_time_s)
-        connection.configure(settings, tag=turn.tag, readonly=readonly or user.readonly)
+        readonly = readonly or user.readonly
+        connection.configure(settings, tag=turn.tag, readonly=readonly)
         if asked.framed_body:
             self._body.expect_blocks()
         found, rest = self._statement()
         if isinstance(found, statement.InsertWithData):
             self._insert(found, rest)
         else:
-            connection.judge(found.text, found.keyword)
+            connection.judge(found.text, found.keyword, readonly=readonly)
             turn.abandonable = found.keyword in _ANSWERING
             self._answer(found)
         self._reply.end()

@@ -13,6 +13,7 @@ NOT_IMPLEMENTED: Final = 48
 CHECKSUM_DOESNT_MATCH: Final = 40
 SYNTAX_ERROR: Final = 62
 UNKNOWN_SETTING: Final = 115
+READONLY: Final = 164
 TOO_MANY_SIMULTANEOUS_QUERIES: Final = 202
 SOCKET_TIMEOUT: Final = 209
 NETWORK_ERROR: Final = 210
@@ -69,6 +70,9 @@ _STATUS: Final = {
 }
 
 _CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
+# The engine wraps some errors in themselves, once for each layer that they pass.
+_WRAPPED_START = re.compile(r"(?:Code: \d+\. DB::Exception: )+(?=Code: \d+\. DB::Exception: )")
+_WRAPPED_END = re.compile(r"(\([A-Z_0-9]+\)) \(version [^)]*\)\.(?: \1 \(version [^)]*\)\.)* \1")
 
 
 class QueryFailed(Exception):  # noqa: N818 - the outcome of a statement
@@ -90,5 +94,6 @@ class QueryFailed(Exception):  # noqa: N818 - the outcome of a statement
         """What the engine said; its number is in the text."""
         found = _CODE.search(message)
         if found:
-            return cls(int(found[1]), message[found.start() :].strip())
+            text = _WRAPPED_START.sub("", message[found.start() :].strip())
+            return cls(int(found[1]), _WRAPPED_END.sub(r"\1", text))
         return cls.because(UNKNOWN_EXCEPTION, message.strip() or "the engine failed without a reason.")

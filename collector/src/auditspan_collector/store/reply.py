@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import string
 import tempfile
 import time
 import zlib
@@ -181,7 +180,7 @@ class Reply:
         self._shape = shape
         self._headers = headers
         self._folder = folder
-        self._tag = "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
+        self._tag = secrets.token_hex(8)
         self._encoder = _encoder(shape.encoding)
         self._fed = False
         self._pending: IO[bytes] | None = None

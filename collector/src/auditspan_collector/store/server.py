@@ -32,6 +32,7 @@ from auditspan_collector.store.running import Running
 from auditspan_collector.store.users import Users
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from auditspan_collector.store.config import Config
@@ -79,6 +80,7 @@ def _is_address(name: str) -> bool:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    default_request_version = "HTTP/1.0"  # what is not HTTP still gets a status line
     wbufsize = 64 << 10
     disable_nagle_algorithm = True
     server: Server
@@ -100,6 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.head(code, {"Content-Type": "text/plain; charset=UTF-8", "Content-Length": str(len(body))})
         self.send(body)
         self.close_connection = True
+
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once; the answer to come would wait in the buffer otherwise."""
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
 
     # What reply.Wire asks for.
 
@@ -139,21 +147,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self, *, readonly: bool) -> None:
         """Answer one request, and leave the connection so that another can follow, or close it cleanly."""
         body: Body | None = None
-        reply = Reply(self, Shape(), self._headers(), self.server.folder)
-        try:
+        with self._told(Reply(self, Shape(), self._headers(), self.server.folder)):
             self._check_origin()
             body = Body(self.rfile, self.headers)
-            reply = self._answer(body, reply, readonly=readonly)
-        except QueryFailed as failure:
-            reply.fail(failure, self.server.engine.version)
-        except TimeoutError:
-            self.close_connection = True
-            reply.fail(
-                QueryFailed.because(SOCKET_TIMEOUT, "Timeout: nothing came for too long.", status=408),
-                self.server.engine.version,
-            )
-        with contextlib.suppress(OSError):
-            self.wfile.flush()
+            self._answer(body, readonly=readonly)
         self._finish_body(body)
 
     def _finish_body(self, body: Body | None) -> None:
@@ -189,24 +186,30 @@ class _Handler(BaseHTTPRequestHandler):
             )
         origin = self.headers.get("Origin")
         site = self.headers.get("Sec-Fetch-Site", "none")
-        foreign = origin is not None and urlsplit(origin).netloc.lower() != (host or "").lower()
+        foreign = origin is not None and origin.lower() not in (
+            f"http://{host}".lower(),
+            f"https://{host}".lower(),
+        )
         if foreign or site not in ("none", "same-origin"):
             raise QueryFailed.because(BAD_ARGUMENTS, "Requests of web pages are not served.", status=403)
 
-    def _answer(self, body: Body, reply: Reply, *, readonly: bool) -> Reply:
-        parts = urlsplit(self.path)
+    def _answer(self, body: Body, *, readonly: bool) -> None:
+        try:
+            parts = urlsplit(self.path)
+        except ValueError:
+            raise QueryFailed.because(BAD_ARGUMENTS, "The request's address is malformed.") from None
         if parts.path in ("/ping", "/replicas_status"):
             self._say(
                 200 if self.server.serving else 503, b"Ok.\n" if self.server.serving else b"Stopping.\n"
             )
-            return reply
+            return
         if parts.path not in ("", "/"):
             self._say(404, _NOT_FOUND % parts.path.encode("ascii", "replace"))
-            return reply
+            return
         given = self._parameters(parts.query)
         if self.command in ("GET", "HEAD") and not given.get("query"):
             self._say(200, b"Ok.\n")
-            return reply
+            return
         user = self.server.users.identify(self.headers, given)
         form = forms.read(body, self.headers.get("Content-Type") or "", self.server.config.max_form_bytes)
         encoding = choose_encoding(self.headers.get("Accept-Encoding") or "")
@@ -215,24 +218,32 @@ class _Handler(BaseHTTPRequestHandler):
         if "session_timezone" in asked.settings:
             headers["X-ClickHouse-Timezone"] = asked.settings["session_timezone"]
         reply = Reply(self, asked.shape, headers, self.server.folder)
+        with (
+            self._told(reply),
+            self.server.running.turn(asked.query_id, self.connection) as turn,
+            self._told(reply),
+        ):
+            connection = self.server.engine.connect()
+            try:
+                exchange.Exchange(asked, body, connection, reply, self.server.config).run(
+                    user, turn, readonly=readonly
+                )
+            finally:
+                connection.close()
+
+    @contextlib.contextmanager
+    def _told(self, reply: Reply) -> Iterator[None]:
+        """Tell the client what goes wrong in here, and let everything leave before the statement's turn is over."""
         try:
-            with self.server.running.turn(asked.query_id, self.connection) as turn:
-                connection = self.server.engine.connect()
-                try:
-                    exchange.Exchange(asked, body, connection, reply, self.server.config).run(
-                        user, turn, readonly=readonly
-                    )
-                finally:
-                    connection.close()
+            yield
         except QueryFailed as failure:
             reply.fail(failure, self.server.engine.version)
         except TimeoutError:
             self.close_connection = True
-            reply.fail(
-                QueryFailed.because(SOCKET_TIMEOUT, "Timeout: the request's body did not come.", status=408),
-                self.server.engine.version,
-            )
-        return reply
+            late = QueryFailed.because(SOCKET_TIMEOUT, "Timeout: nothing came for too long.", status=408)
+            reply.fail(late, self.server.engine.version)
+        with contextlib.suppress(OSError):
+            self.wfile.flush()
 
     def _parameters(self, query: str) -> dict[str, str]:
         try:

@@ -78,6 +78,13 @@ def _tokens(text: bytes) -> Iterator[_Token]:
             yield _Token(value.upper() if word else value, word, match.start(), match.end())
 
 
+def outside_strings(canonical: bytes) -> Iterator[bytes]:
+    """The words and signs of a statement as the parser writes it (no comments), without its strings."""
+    for match in _TOKEN.finditer(canonical):
+        if match.lastgroup != "space" and not match.group().startswith(b"'"):
+            yield match.group()
+
+
 def _skip_target(tokens: Iterator[_Token]) -> _Token | None:
     """Pass the target of an INSERT, which may itself be called ``values``, and give back the first token after it."""
     token = next(tokens, None)
