@@ -37,7 +37,8 @@ SCHEMA_VERSION_VALUE: Final = "1"
 DELIVERY_SPOOL: Final = "spool"
 
 # Why a record of ours carries a rejected audit-context or none; kept with the record, no column of its own.
-CONTEXT_REJECTED: Final = "audit.context.rejected"  # string: bad_signature, expired, wrong_trace, malformed
+# A string: bad_signature, expired, wrong_trace, malformed, or unknown_key when no key here could judge it.
+CONTEXT_REJECTED: Final = "audit.context.rejected"
 
 ANONYMOUS: Final = "anonymous"  # actor id: the framework says that it is nobody
 UNKNOWN: Final = "unknown"  # actor id and outcome: nobody can say
