@@ -138,6 +138,8 @@ class Destinations:
 
 
 def _address(host: str) -> _Address | None:
+    if ":" not in host and not host[-1:].isdecimal():
+        return None  # a name, as most are; saves raising an exception
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

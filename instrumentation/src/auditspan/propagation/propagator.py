@@ -77,6 +77,8 @@ class AuditContextPropagator(TextMapPropagator):
         setter: Setter[CarrierT] = default_setter,
     ) -> None:
         """Set the header where it may go, and take a token of ours away where it may not. Never raises."""
+        if self._tokens is None:
+            return
         try:
             allowed = self._destinations.allows(_destination(context))
             token = self.token(context) if allowed else ""
@@ -119,7 +121,7 @@ class AuditContextPropagator(TextMapPropagator):
 
     def _remove_tokens(self, carrier: object) -> None:
         """A header copied from an incoming request must not leave the trust domain, nor stand beside ours."""
-        if self._tokens is not None and isinstance(carrier, MutableMapping):
+        if isinstance(carrier, MutableMapping):
             for key in [key for key in carrier if isinstance(key, str) and key.lower() == HEADER]:
                 if has_token(str(carrier[key])):
                     del carrier[key]

@@ -74,7 +74,7 @@ class Tokens:
         self._signing_id = ring.signing_id
         self._signers = {key_id: _signer(key) for key_id, key in ring.derived.items()}
         # Both caches hold only what the keys vouch for: a failure is never cached, so garbage can't push
-        # anything out. Measured: 25 us to sign and 30 to verify, 0.3 when it is cached.
+        # anything out. Measured: 23 us to sign, 45 to verify, 0.6 and 1.6 when it is cached.
         self._signed = lru_cache(maxsize=512)(self._sign)
         self._verified = lru_cache(maxsize=512)(self._verify)
 
