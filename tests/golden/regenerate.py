@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 VECTORS = Path(__file__).with_name("vectors")
 RECEIVED_UNIX_NS = 1_790_000_000_123_456_789
 INSTRUMENTED = Sender("instrumented", tenant="default", services=None, instrumented=True)
-FOREIGN = Sender("foreign", tenant="acme", services=None, instrumented=False)
+FOREIGN = Sender("foreign", tenant="retail", services=None, instrumented=False)
 LIMITS = {"cut": Limits(attributes_per_span=16, value_bytes=64)}
 
 

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 from auditspan_collector import decode
-from auditspan_collector.errors import InvalidRequest, PermissionDenied
+from auditspan_collector.errors import InvalidRequest, PermissionDenied, TooLarge
 from auditspan_collector.pipeline.readable import encode
 from auditspan_collector.processor import values
 from auditspan_collector.processor.enrich import Limits, enrich
@@ -20,7 +20,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 RECEIVED_UNIX_NS = 1_790_000_000_123_456_789
-INSTRUMENTED = Sender("orders", tenant="acme", services=None, instrumented=True)
+INSTRUMENTED = Sender("orders", tenant="retail", services=None, instrumented=True)
 SCALARS = {
     str: "string_value",
     bool: "bool_value",
@@ -28,7 +28,7 @@ SCALARS = {
     float: "double_value",
     bytes: "bytes_value",
 }
-FOREIGN = Sender("vendor", tenant="acme", services=None, instrumented=False)
+FOREIGN = Sender("vendor", tenant="retail", services=None, instrumented=False)
 
 
 def any_value(value) -> AnyValue:
@@ -155,7 +155,7 @@ def test_the_leaves_come_in_the_order_of_the_spans():
     assert [b"target-%d" % n in leaf.content for n, leaf in enumerate(selection.leaves, 1)] == [True] * 19
 
 
-LIMITED = Sender("shop", tenant="acme", services=("orders", "shop-*"), instrumented=True)
+LIMITED = Sender("shop", tenant="retail", services=("orders", "shop-*"), instrumented=True)
 
 
 @pytest.mark.parametrize("service", ["orders", "shop-gateway"])
@@ -212,7 +212,7 @@ def test_a_record_of_an_instrumented_service_says_all_it_was_told():
     assert made.audit_parent_span_id == bytes.fromhex("00f067aa0ba902b7")
     assert (made.sequence_stream, made.sequence_number) == ("stream", 42)
     assert (made.span_kind, made.status_code, made.status_message) == ("Server", "Error", "no")
-    assert (made.service_name, made.tenant, made.flags) == ("orders", "acme", 0x101)
+    assert (made.service_name, made.tenant, made.flags) == ("orders", "retail", 0x101)
     assert (made.start_time_unix_ns, made.duration_ns) == (100, 250)
     assert made.received_time_unix_ms == 1_790_000_000_123
     assert made.leaf_version == 1
@@ -328,7 +328,7 @@ def test_numbers_that_otlp_does_not_name_are_kept_as_numbers(number):
 
 def test_a_record_id_that_is_missing_or_wrong_is_derived_from_tenant_trace_and_span():
     first = uuid.UUID(bytes=record().record_id)
-    digest = hashlib.sha256(b"auditspan record id\0acme\0" + b"t" * 16 + b"s" * 8).digest()[:16]
+    digest = hashlib.sha256(b"auditspan record id\0retail\0" + b"t" * 16 + b"s" * 8).digest()[:16]
     unmarked = int.from_bytes(digest) & ~(0xF << 76) & ~(0x3 << 62)
     assert first.int == unmarked | 8 << 76 | 2 << 62
     assert first.version == 8
@@ -521,6 +521,21 @@ def test_a_limit_is_named_wherever_it_cut():
     assert made.resource_dropped_attributes_count == (1 << 32) - 1  # the most that the column holds
     assert [event.dropped_attributes_count for event in made.events] == [1, 1]
     assert len(made.actor_roles) == 16
+
+
+def test_a_small_request_can_not_come_to_any_amount_of_records():
+    request = ExportTraceServiceRequest()
+    in_resource = request.resource_spans.add()
+    in_resource.resource.attributes.add(key="big").value.string_value = "x" * 60_000
+    spans = in_resource.scope_spans.add().spans
+    for number in range(1, 31):
+        span = spans.add(trace_id=b"t" * 16, span_id=number.to_bytes(8))
+        span.attributes.add(key="audit.action").value.string_value = "READ"
+    whole = OtlpRequest(request.SerializeToString(), "protobuf", INSTRUMENTED, "127.0.0.1", RECEIVED_UNIX_NS)
+    assert len(whole.body) < 70_000
+    assert len(encode(whole, Limits(request_bytes=2 << 20)).leaves) == 30
+    with pytest.raises(TooLarge, match="send fewer spans at once"):
+        encode(whole, Limits(request_bytes=1 << 20))
 
 
 def test_the_same_span_gives_the_same_record_under_any_number_of_tries():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from auditspan import attributes as names
 
 from auditspan_collector import decode
+from auditspan_collector.errors import TooLarge
 from auditspan_collector.processor.enrich import enrich
 from auditspan_collector.processor.select import check_service, choose, problem_of
 from auditspan_collector.record import Selection
@@ -27,12 +28,13 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
     """The leaves of *request*'s audit-tagged spans, in their order.
 
     Raises InvalidRequest for bytes that are not OTLP, and PermissionDenied when the sender may not speak for the
-    service of a tagged span; then nothing of the request is to be kept. A tagged span without valid ids is left out
-    and counted.
+    service of a tagged span, and TooLarge when the records come to more than ``limits.request_bytes``; then nothing of
+    the request is to be kept. A tagged span without valid ids is left out and counted.
     """
     found = decode.find(request.body, request.encoding, names.PREFIX)
     chosen = choose(found.spans)
     leaves = []
+    size = 0
     problems: list[str] = []
     for tagged in chosen.tagged:
         decoded = decode.decode(tagged)
@@ -42,7 +44,14 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
             problems.append(problem)
             continue
         check_service(request.sender, record.service_name)
-        leaves.append(encode_leaf(record))
+        leaf = encode_leaf(record)
+        leaves.append(leaf)
+        size += len(leaf.content)
+        if size > limits.request_bytes:
+            raise TooLarge(
+                f"the {len(chosen.tagged)} records of this request come to more than {limits.request_bytes} bytes, since "
+                "each carries its resource; send fewer spans at once, or raise limits.request_bytes"
+            )
     return Selection(
         leaves=tuple(leaves),
         spans=found.total,

@@ -44,10 +44,13 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     *attributes_per_span* counts each map by itself (span, resource, scope, each event, each link), and the roles;
     audit.* attributes are kept before others. *value_bytes* is the longest text of one value, in UTF-8.
+    *request_bytes* is what the records of one request may come to: each carries its resource, so that a small request
+    can come to a thousand times its size. A request over it is refused for good; its sender sends fewer spans at once.
     """
 
     attributes_per_span: Annotated[int, msgspec.Meta(ge=16, le=65536)] = 1024
     value_bytes: Annotated[int, msgspec.Meta(ge=64, le=16 * 1024 * 1024)] = 64 * 1024
+    request_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 128 * 1024 * 1024
 
 
 _Pairs = tuple[tuple[str, str], ...]
