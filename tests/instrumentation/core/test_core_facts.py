@@ -61,7 +61,7 @@ def test_what_the_table_in_the_docs_says(method, route, action, kind, ident):
         ("POST", "", "/anything/at/all", ("CREATE", "", "", True)),
         ("POST", "/", "/", ("CREATE", "", "", True)),
         ("PURGE", "/cache/{key}", "/cache/k", ("EXECUTE", "cache", "k", True)),
-        ("POST", "/{tenant}", "/acme", ("CREATE", "", "acme", True)),
+        ("POST", "/{tenant}", "/retail", ("CREATE", "", "retail", True)),
     ],
 )
 def test_action_and_target_of_a_route(method, route, path, expected):

@@ -140,11 +140,11 @@ def instrument(instrumentor, arguments):
 
 
 def plugin(folder, body: str) -> str:
-    (folder / "acme_extractor.py").write_text(PLUGIN.format(body=body))
-    information = folder / "acme-1.0.dist-info"
+    (folder / "retail_extractor.py").write_text(PLUGIN.format(body=body))
+    information = folder / "retail-1.0.dist-info"
     information.mkdir()
-    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    (information / "entry_points.txt").write_text("[auditspan_extractor]\nzzz_acme = acme_extractor\n")
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: retail\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text("[auditspan_extractor]\nzzz_retail = retail_extractor\n")
     return str(folder)
 
 

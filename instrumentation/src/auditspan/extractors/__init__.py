@@ -3,7 +3,7 @@
 An extractor is a module, registered as an entry point of the group ``auditspan_extractor``::
 
     [project.entry-points.auditspan_extractor]
-    acme = "acme_auditspan.extractor"
+    myframework = "myframework_auditspan.extractor"
 
 It has two names, both required. ``INSTRUMENTORS`` holds the OpenTelemetry instrumentors that it works with, each as
 ``"module:Class"``. ``instrument(instrumentor, arguments)`` is called when one of them starts to instrument, with its
@@ -11,7 +11,7 @@ name and the keyword arguments it was called with, and returns the arguments to 
 instrumentor's own documented hooks and chains those that it was given with ``chain``. It may also return a function
 as second value of a pair, which is called when the instrumentor is done::
 
-    INSTRUMENTORS = ("opentelemetry.instrumentation.acme:AcmeInstrumentor",)
+    INSTRUMENTORS = ("opentelemetry.instrumentation.myframework:MyFrameworkInstrumentor",)
 
     def instrument(instrumentor, arguments):
         return {**arguments, "request_hook": chain(arguments.get("request_hook"), _begin)}
