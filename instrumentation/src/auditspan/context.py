@@ -122,7 +122,8 @@ class AuditedSpan:
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
     *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
-    one in this process; *shown* are the attributes that its ordinary span got. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    one in this process; *shown* are the attributes that its ordinary span got,
+    *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
@@ -145,6 +146,7 @@ class AuditedSpan:
     target_id: str = ""
     record_id: str = ""
     shown: Mapping[str, AnyValue] = field(default_factory=dict)
+    told: tuple[Facts, Actor | None, Mapping[str, AnyValue]] | None = None
 
     def root(self) -> AuditedSpan:
         """The entry span around this one, or the outermost audited span where nothing came in."""

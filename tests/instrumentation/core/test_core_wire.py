@@ -118,8 +118,19 @@ def test_values_that_otlp_has_no_type_for_are_kept_as_text():
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(keeps)
     provider.get_tracer("t").start_span("s").end()
-    odd = {"big": 2**70, "half a pair": "\ud800", "nothing": None, "a set": frozenset({1})}
-    request = ExportTraceServiceRequest.FromString(SpanEncoder().encode(keeps.ended[0], odd, 1))
+    odd = {
+        "k" * 5000: "v",
+        "t": "v" * 5000,
+        "big": 2**70,
+        "half a pair": "\ud800",
+        "nothing": None,
+        "a set": frozenset({1}),
+    }
+    encoder = SpanEncoder()
+    request = ExportTraceServiceRequest.FromString(encoder.encode(keeps.ended[0], odd, 1))
+    assert set(odd) == {p.key for p in request.resource_spans[0].scope_spans[0].spans[0].attributes}
+    again = encoder.encode(keeps.ended[0], odd, 1)  # the keys are known by now
+    assert request == ExportTraceServiceRequest.FromString(again)
     pairs = {p.key: p.value for p in request.resource_spans[0].scope_spans[0].spans[0].attributes}
     assert pairs["big"].string_value == str(2**70)
     assert pairs["half a pair"].string_value == "?"
