@@ -91,7 +91,9 @@ def decompressed(source: Readable) -> Iterator[bytes]:
         method, packed_size, size = _HEADER.unpack(header)
         if not _HEADER.size <= packed_size <= MAX_BLOCK_BYTES or size > MAX_BLOCK_BYTES:
             raise QueryFailed.because(
-                CANNOT_DECOMPRESS, f"A compressed block is larger than {MAX_BLOCK_BYTES} bytes.", status=400
+                CANNOT_DECOMPRESS,
+                f"A compressed block has an impossible size, or more than {MAX_BLOCK_BYTES} bytes.",
+                status=400,
             )
         packed = _exactly(source, packed_size - _HEADER.size)
         if not hmac.compare_digest(cityhash128(header + packed), checksum):

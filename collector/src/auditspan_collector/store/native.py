@@ -192,7 +192,8 @@ class _Block:
             return
         key_width = 1 << (self.number() & 0xFF)
         self.skip_values(values.inner[0] if values.name == "Nullable" else values, self.number())
-        self.at += key_width * self.number()
+        keys = self.number()
+        self.at += key_width * keys
 
 
 def _block(block: _Block) -> list[bytes]:

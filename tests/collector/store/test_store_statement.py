@@ -1,0 +1,83 @@
+"""Where an INSERT's data starts, and which format a statement asks for: ClickHouse's own rules."""
+
+from __future__ import annotations
+
+import pytest
+from auditspan_collector.store.statement import InsertWithData, Statement, read
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+
+@pytest.mark.parametrize(
+    ("head", "form"),
+    [
+        (b"INSERT INTO t FORMAT RowBinary\n", "RowBinary"),
+        (b"INSERT INTO t FORMAT RowBinary \t\r\n", "RowBinary"),
+        (b'insert into table d.t (a, `format`, "values") format Native\n', "Native"),
+        (b"INSERT INTO t SETTINGS async_insert = 0, x = 'FORMAT' FORMAT CSV\n", "CSV"),
+        (b"INSERT INTO t VALUES", "Values"),
+        (b"INSERT INTO values VALUES", "Values"),
+        (b"INSERT INTO format.values (a) VALUES", "Values"),
+        (b"INSERT INTO FUNCTION f('FORMAT x', 1) FORMAT CSV\n", "CSV"),
+        (b"/* FORMAT */ INSERT INTO t -- VALUES\n FORMAT CSV\n", "CSV"),
+        (b"INSERT INTO t FORMAT CSV", "CSV"),
+    ],
+)
+@given(data=st.binary(max_size=40))
+@settings(max_examples=20, deadline=None, derandomize=True)
+def test_data_starts_right_behind_the_head(head, form, data):
+    if not head.endswith(b"\n"):
+        data = b"," + data  # blanks and letters would be read as part of the head
+    found = read(head + data)
+    assert isinstance(found, InsertWithData)
+    assert found.format == form
+    assert (head + data)[found.data_start :] == data
+    assert found.statement + b"FORMAT" == head[: len(found.statement)] + b"FORMAT"
+
+
+def test_only_one_line_end_belongs_to_the_head():
+    found = read(b"INSERT INTO t FORMAT RowBinary\n\n\n")
+    assert isinstance(found, InsertWithData)
+    assert found.data_start == len(b"INSERT INTO t FORMAT RowBinary\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword", "form", "streamable"),
+    [
+        (b"SELECT 1", "SELECT", "", True),
+        (b"select 1 format JSON", "SELECT", "JSON", True),
+        (b"SELECT 1 FORMAT JSON SETTINGS max_threads = 1", "SELECT", "JSON", True),
+        (b"SELECT 1 SETTINGS x = 1 FORMAT CSV;", "SELECT", "CSV", True),
+        (b"SELECT 1 FORMAT CSV -- done\n", "SELECT", "CSV", True),
+        (b"SELECT 1 -- FORMAT JSON", "SELECT", "", True),
+        (b"SELECT ' FORMAT JSON'", "SELECT", "", True),
+        (b"SELECT format FROM t", "SELECT", "", True),
+        (b"SELECT format FORMAT FORMAT CSV", "SELECT", "CSV", True),
+        (b"SELECT (SELECT 1 FORMAT JSON)", "SELECT", "", True),
+        (b"WITH 1 AS x SELECT x", "WITH", "", True),
+        (b"(SELECT 1)", "SELECT", "", True),
+        (b"EXPLAIN SELECT 1", "EXPLAIN", "", False),
+        (b"SHOW TABLES FORMAT CSV", "SHOW", "CSV", False),
+        (b"INSERT INTO t SELECT 1", "INSERT", "", False),
+        (b"INSERT INTO t (a) WITH 1 AS x SELECT x", "INSERT", "", False),
+        (b"INSERT INTO t (SELECT 1)", "INSERT", "", False),
+        (b"INSERT INTO values SELECT 'VALUES'", "INSERT", "", False),
+        (b"", "", "", False),
+        (b"'x", "", "", False),
+    ],
+)
+def test_other_statements_are_looked_at_only_as_far_as_needed(text, keyword, form, streamable):
+    found = read(text)
+    assert isinstance(found, Statement)
+    assert (found.keyword, found.format, found.streamable) == (keyword, form, streamable)
+
+
+@given(st.binary(max_size=200) | st.text("INSERTFOMA VLUE'`\"\\()/*-#\n$;,", max_size=80).map(str.encode))
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_anything_can_be_read(text):
+    found = read(text)
+    if isinstance(found, InsertWithData):
+        assert text.startswith(found.statement)
+        assert len(found.statement) < found.data_start <= len(text)
+    else:
+        assert found.text == text
