@@ -1,9 +1,12 @@
 """Find records, newest first, without holding more than a page of them in memory.
 
-The table is sorted by hour first, so ``ORDER BY toStartOfHour(start_time), start_time`` lets ClickHouse walk it
-from the asked end and stop when the page is full; the same order without the hour in front would make it look at the
-whole window. A page ends at a position (start_time, ledger_stream, ledger_index), which no two rows share, and
-the next page begins behind it: rows that are stored meanwhile never shift a page.
+A page ends at a position (start_time, ledger_stream, ledger_index), which no two rows share, and the next page
+begins behind it: rows that are stored meanwhile never shift a page.
+
+Two ways to the same order. Where an actor or a trace is asked for, ClickHouse finds the rows through a projection and
+sorts them. Otherwise the hour stands in front, as in the table's sorting key, and ClickHouse walks the table from
+the asked end and stops when the page is full: the cost is the page's, not the window's (a week of four million
+rows: 26 ms of CPU instead of 80). A walk leaves the projections aside, hence not always.
 """
 
 from __future__ import annotations
@@ -72,11 +75,11 @@ def page_query(
     if behind is not None:
         _require_behind(found, behind, comes_after)
     limit = found.bind(size, "UInt64")
-    sql = (
-        f"SELECT {SELECT} FROM records WHERE {found.sql} "  # noqa: S608 - constants and placeholders only
-        f"ORDER BY toStartOfHour(start_time) {direction}, start_time {direction}, "
-        f"ledger_stream {direction}, ledger_index {direction} LIMIT {limit}"
-    )
+    by_projection = wanted.trace_id or any(not match.negated for match in wanted.actor)
+    walked = () if by_projection else ("toStartOfHour(start_time)",)
+    columns = (*walked, "start_time", "ledger_stream", "ledger_index")
+    sorting = ", ".join(f"{column} {direction}" for column in columns)
+    sql = f"SELECT {SELECT} FROM records WHERE {found.sql} ORDER BY {sorting} LIMIT {limit}"  # noqa: S608 - constants and placeholders only
     return sql, found.parameters
 
 
