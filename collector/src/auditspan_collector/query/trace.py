@@ -190,7 +190,7 @@ def _ambiguous(client: ClickHouseClient, prefix: str) -> str:
         f"WHERE {found.sql} GROUP BY trace_id ORDER BY min(start_time) DESC LIMIT {limit}"
     )
     candidates = [
-        f"{trace_id} ({format_time(start_ns)} UTC, {count} records)"
+        f"{trace_id} ({format_time(start_ns)} UTC, {count} record{'s' * (count > 1)})"
         for trace_id, start_ns, count in client.rows(sql, found.parameters)
     ]
     more = "; and more" if len(candidates) > _CANDIDATES_SHOWN else ""
