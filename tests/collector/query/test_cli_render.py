@@ -180,8 +180,21 @@ def test_a_target_reads_as_search_takes_it(make_record):
 
 
 @given(st.text(max_size=200), st.integers(2, 60))
-def test_folding_loses_no_character_but_spaces(text, width):
-    on = screen(80)
-    content = on.text(text)
-    lines = list(fold(on, content, width))
-    assert "".join("".join(line.plain for line in lines).split()) == "".join(content.plain.split())
+def test_folding_loses_nothing_and_keeps_to_the_width(text, width):
+    content = screen().text(text)
+    lines = list(fold(content, width))
+    assert "".join(line.plain for line in lines) == content.plain
+    assert all(line.cell_len <= width for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("bob@shop.example", ["bob@shop.", "example"]),
+        ("/orders/{order_id}/refund", ["/orders/", "{order_", "id}/refund"]),
+        ("a-abcdefghijklm", ["a-abcdefgh", "ijklm"]),
+        ("one two three", ["one two ", "three"]),
+    ],
+)
+def test_a_line_is_broken_where_a_reader_would(text, lines):
+    assert [line.plain for line in fold(Text(text), 10)] == lines

@@ -212,14 +212,14 @@ class _JsonLinesPrinter(Printer):
 
 
 class _CsvPrinter(Printer):
-    """RFC 4180, except that a cell which a spreadsheet would run as a formula gets an apostrophe in front.
+    """Quoted as in RFC 4180, except that a cell which a spreadsheet would run as a formula gets an apostrophe in front.
 
     Actors and targets are chosen by strangers, and CSV is what people open in a spreadsheet. Programs that need
     the exact text read jsonl.
     """
 
     def print_all(self, rows: Iterable[StoredRecord]) -> None:
-        self._writer = csv.writer(sys.stdout)
+        self._writer = csv.writer(sys.stdout, lineterminator="\n")
         self._writer.writerow(self.names)
         super().print_all(rows)
 

@@ -12,6 +12,7 @@ whole values and no colour, for grep and awk.
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 # Categories of the Unicode Character Database (UAX #44, table 12) that print as themselves; U+0020 is the only
 # separator among them, because the others look like it.
 _PRINTING: Final = frozenset("LMNPS")
-_GAP: Final = "  "
+_GAP: Final = 2  # spaces between columns; one where it is tight
 SAMPLE_ROWS: Final = 200  # rows worth looking at before the widths are settled; the rest streams
 _MIN_WIDTH: Final = 8
 _WIDE: Final = 110  # columns from which a terminal has room for more
@@ -117,8 +118,12 @@ class Screen:
         return Text(visible(value, self.encoding), style=style)
 
     def line(self, content: Text) -> None:
-        """Print one line as it is; the caller has seen to its width. Flushed, so that notes keep their place."""
-        self.console.print(content, soft_wrap=True, crop=False)
+        """Print one line as it is; the caller has seen to its width."""
+        if self.console.is_terminal:
+            self.console.print(content, soft_wrap=True, crop=False)
+        else:
+            # Nothing to style, and a tenth of the time: a pipe may want a hundred thousand.
+            self.console.file.write(content.plain + "\n")
 
     def outcome(self, outcome: str) -> Text:
         """*outcome* with its symbol and colour."""
@@ -195,7 +200,11 @@ class Table:
             )
             for number, heading in enumerate(headings)
         ]
-        self._widths = _fitted(natural, [heading.flexible for heading in headings], screen.width)
+        between = len(natural) - 1
+        roomy = screen.width is None or sum(natural) + _GAP * between <= screen.width
+        self._gap = " " * (_GAP if roomy else 1)
+        room = None if screen.width is None else screen.width - len(self._gap) * between
+        self._widths = _fitted(natural, [heading.flexible for heading in headings], room)
 
     def header(self) -> None:
         """Print the titles."""
@@ -206,25 +215,20 @@ class Table:
         if self._screen.width is None:
             columns = [[cell] for cell in cells]
         else:
-            columns = [
-                list(fold(self._screen, cell, width)) for cell, width in zip(cells, self._widths, strict=True)
-            ]
+            columns = [list(fold(cell, width)) for cell, width in zip(cells, self._widths, strict=True)]
         for parts in zip_longest(*columns, fillvalue=Text()):
             line = Text()
             for part, width in zip(parts, self._widths, strict=True):
                 line.append_text(part)
-                line.append(" " * max(0, width - part.cell_len) + _GAP)
+                line.append(" " * max(0, width - part.cell_len) + self._gap)
             line.rstrip()
             self._screen.line(line)
 
 
-def _fitted(natural: Sequence[int], flexible: Sequence[bool], available: int | None) -> list[int]:
-    """Widths that fit *available*: the widest flexible column gives way first, none below a readable minimum."""
+def _fitted(natural: Sequence[int], flexible: Sequence[bool], room: int | None) -> list[int]:
+    """Widths that sum up to *room* or less: the widest flexible column gives way first, none below a readable minimum."""
     widths = list(natural)
-    if available is None:
-        return widths
-    room = available - len(_GAP) * (len(widths) - 1)
-    while sum(widths) > room:
+    while room is not None and sum(widths) > room:
         giving = [n for n, gives in enumerate(flexible) if gives and widths[n] > _MIN_WIDTH]
         if not giving:
             break
@@ -232,8 +236,19 @@ def _fitted(natural: Sequence[int], flexible: Sequence[bool], available: int | N
     return widths
 
 
-def fold(screen: Screen, content: Text, width: int) -> Iterator[Text]:
-    """*content* in lines of at most *width* cells (2 or more: some characters take two); nothing is cut off."""
-    for line in content.wrap(screen.console, width, overflow="fold"):
-        line.rstrip()
-        yield line
+def fold(content: Text, width: int) -> Iterator[Text]:
+    """*content*, one line, in lines of at most *width* cells (2 or more: some characters take two); nothing is lost.
+
+    A break comes behind the last space or punctuation mark of a line, unless that leaves more than half of it empty.
+    """
+    cuts: list[int] = []
+    begin = used = 0
+    for position, character in enumerate(content.plain):
+        cells = cell_len(character)
+        if used + cells > width:
+            kept = re.match(r".*[\s@:/,;._-]", content.plain[begin:position])
+            begin = begin + kept.end() if kept and kept.end() * 2 > position - begin else position
+            cuts.append(begin)
+            used = cell_len(content.plain[begin:position])
+        used += cells
+    yield from content.divide(cuts)

@@ -93,7 +93,7 @@ def _print_tree(screen: Screen, found: Trace, zone: Any) -> None:
     for (left, further), node in _drawn(screen, found):
         for content in _content(screen, node, found.start_ns, several_tenants=len(tenants) > 1):
             room = None if screen.width is None else max(screen.width - len(left), _MIN_CONTENT_WIDTH)
-            for part in [content] if room is None else fold(screen, content, room):
+            for part in [content] if room is None else fold(content, room):
                 screen.line(Text(left, style="dim") + part)
                 left = further  # noqa: PLW2901 - the branch stands at the node's first line only
     services = {record.service_name for record in records}
