@@ -53,6 +53,33 @@ def test_a_request_passes_through_the_global_propagator_and_counts_for_its_own_t
     assert upstream(propagate.extract(carrier, Context())).rejected == "wrong_trace"
 
 
+@pytest.mark.parametrize(
+    ("scope", "sent"),
+    [
+        ("opentelemetry.instrumentation.requests", True),
+        ("opentelemetry.instrumentation.urllib", True),
+        ("shop.client", True),
+        ("opentelemetry.instrumentation.aiohttp_client", False),
+        ("opentelemetry.instrumentation.botocore", False),
+    ],
+)
+def test_a_client_whose_redirects_nobody_checks_gets_no_token(keys, scope, sent):
+    propagator = install(
+        Settings(context_keys_file=keys, context_destinations=("orders",)), service="gateway"
+    )
+    client = (
+        TracerProvider()
+        .get_tracer(scope)
+        .start_span("GET", kind=trace.SpanKind.CLIENT, attributes={"url.full": "http://orders/"})
+    )
+    state = AuditedSpan(
+        "1" * 16, client.get_span_context().trace_id, entry=False, certain=True, actor=Actor("bob")
+    )
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, with_state(state, trace.set_span_in_context(client)))
+    assert ("audit-context" in carrier) is sent
+
+
 def test_an_actor_whom_nobody_vouches_for_is_not_signed(keys):
     judge = Tokens(KeyRing.from_text(KEY, PURPOSE))
     propagator = AuditContextPropagator(judge, Destinations(["orders"]), service="gateway")

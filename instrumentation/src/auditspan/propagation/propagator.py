@@ -33,6 +33,11 @@ _log = logging.getLogger(__name__)
 
 HEADER: Final = "audit-context"
 
+_INSTRUMENTATIONS: Final = "opentelemetry.instrumentation."
+# Clients whose requests http_guard checks once more where they are written. Another one (aiohttp) would carry the
+# header along with a redirect to anywhere, so it gets none.
+_GUARDED: Final = frozenset({"requests", "urllib3", "httpx", "urllib"})
+
 
 class AuditContextPropagator(TextMapPropagator):
     """Put it behind the propagator that reads ``traceparent``: a token counts only for its own trace.
@@ -137,5 +142,8 @@ class AuditContextPropagator(TextMapPropagator):
 def _destination(context: Context | None) -> Destination | None:
     span = trace.get_current_span(context)
     if getattr(span, "kind", None) is not SpanKind.CLIENT:
+        return None
+    scope = getattr(getattr(span, "instrumentation_scope", None), "name", "")
+    if scope.startswith(_INSTRUMENTATIONS) and scope.removeprefix(_INSTRUMENTATIONS) not in _GUARDED:
         return None
     return Destination.of_span(getattr(span, "attributes", None) or {})
