@@ -5,7 +5,7 @@
     @auditspan.audited("EXPORT", target_type="report", target_id="report_id")
     with auditspan.record("PURGE", target_type="cache"):   an action of its own inside (or without) a request
 
-Where Auditspan does not run, each of them does nothing, in less than a microsecond. None of them raises for a
+Where Auditspan does not run, each of them does nothing, in about a microsecond. None of them raises for a
 reason of ours: a value that can't be used is left out and said once in the log.
 """
 
