@@ -119,10 +119,11 @@ class Peer:
 class GrpcPeer(Peer):
     protocol = "grpc"
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, idle_s: float = 60.0) -> None:
         super().__init__()
         self.port = 0
         self.tls = tls
+        self.idle_s = idle_s  # after which the server closes a connection
         self.server: grpc.Server | None = None
         self.start()
 
@@ -133,7 +134,8 @@ class GrpcPeer(Peer):
     def start(self) -> None:
         method = grpc.unary_unary_rpc_method_handler(self._export)
         service = "opentelemetry.proto.collector.trace.v1.TraceService"
-        self.server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0), ("grpc.max_connection_idle_ms", int(self.idle_s * 1000))]
+        self.server = grpc.server(ThreadPoolExecutor(16), options=options)
         self.server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {"Export": method}),)
         )
@@ -175,10 +177,11 @@ def _tls_socket(plain: socket.socket) -> ssl.SSLSocket:
 class HttpPeer(Peer):
     protocol = "http/protobuf"
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, idle_s: float = 60.0) -> None:
         super().__init__()
         self.port = 0
         self.tls = tls
+        self.idle_s = idle_s  # after which the server closes a connection
         self.start()
 
     @property
@@ -190,6 +193,7 @@ class HttpPeer(Peer):
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            timeout = self.idle_s
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))

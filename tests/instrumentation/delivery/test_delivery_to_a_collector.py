@@ -267,6 +267,26 @@ def test_an_answer_that_is_no_otlp_is_no_reason_to_send_again(ship, grpc_peer):
     assert len(grpc_peer.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "tls"),
+    [(GrpcPeer, False), (GrpcPeer, True), (HttpPeer, False), (HttpPeer, True)],
+    ids=["grpc", "grpc over tls", "http", "https"],
+)
+def test_a_connection_closed_for_idleness_is_no_trouble(request, kind, tls, ship, caplog):
+    tmp_path = request.getfixturevalue("tmp_path")
+    peer = kind(tls=tls, idle_s=0.1)
+    request.addfinalizer(peer.stop)
+    (tmp_path / "roots.pem").write_text(CERTIFICATE)
+    spool, shipper = ship(peer, certificate_file=tmp_path / "roots.pem")
+    for name in "abc":
+        spool.append(payload(name))
+        assert shipper.flush(10)
+        time.sleep(0.3)
+    assert peer.received == ["a", "b", "c"]
+    assert said(caplog) == []
+    assert shipper.counts().retries == 0
+
+
 @pytest.mark.parametrize("kind", [GrpcPeer, HttpPeer], ids=["grpc", "http"])
 def test_tls_checks_who_the_collector_is(kind, tmp_path, ship, caplog, request):
     peer = kind(tls=True)

@@ -31,6 +31,9 @@ GRPC_PORT: Final = 4317
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_HINT_S: Final = 300.0
 
+# How a connection that the other side closed shows when it is used again.
+_GONE: Final = (http2.ConnectionBroken, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
 # https://grpc.io/docs/guides/status-codes/
 _CODES: Final = (
     *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS"),
@@ -116,17 +119,32 @@ class _GrpcSender:
         if self._tls is not None:
             self._tls.set_alpn_protocols(["h2"])
         self._connection: http2.Connection | None = None
+        self._reused = False
 
     def send(self, body: bytes, timeout_s: float) -> Answer:
         try:
-            if self._connection is not None and not self._connection.reusable():
-                self.close()
-            if self._connection is None:
-                self._connection = http2.Connection(*self._place, self._tls, timeout_s)
-            return _grpc_answer(self._connection.call(EXPORT_METHOD, self._metadata, body, timeout_s))
+            try:
+                return _grpc_answer(self._call(body, timeout_s, self._standing()))
+            except _GONE:
+                if not self._reused:
+                    raise
+                self.close()  # left since the last call, which is no news
+                return _grpc_answer(self._call(body, timeout_s, None))
         except (OSError, ValueError) as problem:
             self.close()
             return NotTaken("later", f"{type(problem).__name__}: {problem}")
+
+    def _standing(self) -> http2.Connection | None:
+        """The connection of the last call, if another can be made on it."""
+        if self._connection is not None and not self._connection.reusable():
+            self.close()
+        return self._connection
+
+    def _call(self, body: bytes, timeout_s: float, standing: http2.Connection | None) -> http2.Reply:
+        self._reused = standing is not None
+        if standing is None:
+            standing = self._connection = http2.Connection(*self._place, self._tls, timeout_s)
+        return standing.call(EXPORT_METHOD, self._metadata, body, timeout_s)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -150,18 +168,32 @@ class _HttpSender:
 
     def send(self, body: bytes, timeout_s: float) -> Answer:
         try:
-            self._connection.timeout = timeout_s
-            self._connection.request("POST", self._path, body, self._headers)
-            response = self._connection.getresponse()
-            content = response.read(_MAX_ANSWER_BYTES)
-            if response.read(1):
-                self._connection.close()
-        except (OSError, http.client.HTTPException) as error:
-            self._connection.close()
-            return NotTaken("later", f"{type(error).__name__}: {error}")
+            reused = self._connection.sock is not None
+            try:
+                response, content = self._post(body, timeout_s)
+            except _GONE:
+                if not reused:
+                    raise
+                self.close()  # servers close what has been idle for some seconds, which is no news
+                response, content = self._post(body, timeout_s)
+        except (OSError, http.client.HTTPException) as problem:
+            self.close()
+            return NotTaken("later", f"{type(problem).__name__}: {problem}")
         if 200 <= response.status < 300:
             return _taken(content)
         return _http_refusal(response, content)
+
+    def _post(self, body: bytes, timeout_s: float) -> tuple[http.client.HTTPResponse, bytes]:
+        connection = self._connection
+        connection.timeout = timeout_s
+        if connection.sock is not None:
+            connection.sock.settimeout(timeout_s)
+        connection.request("POST", self._path, body, self._headers)
+        response = connection.getresponse()
+        content = response.read(_MAX_ANSWER_BYTES)
+        if response.read(1):
+            self.close()
+        return response, content
 
     def close(self) -> None:
         self._connection.close()
