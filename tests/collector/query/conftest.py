@@ -142,8 +142,8 @@ def store_url(tmp_path_factory):
 
 
 @contextmanager
-def _shelf(url):
-    shelf = Shelf(url, f"t{next(_numbers)}")
+def _shelf(url, database=None):
+    shelf = Shelf(url, database or f"t{next(_numbers)}")
     yield shelf
     shelf.client.execute(f"DROP DATABASE {shelf.database}")
     shelf.client.close()
@@ -158,8 +158,8 @@ def shelf(store_url):
 
 @pytest.fixture(scope="session")
 def shop(store_url, make_record):
-    """A `Shelf` with the shop's day in it; nothing may be added."""
-    with _shelf(store_url) as shelf:
+    """A `Shelf` with the shop's day in it, in the database ``audit``; nothing may be added."""
+    with _shelf(store_url, "audit") as shelf:
         shelf.add(*shop_day.records(make_record))
         yield shelf
 

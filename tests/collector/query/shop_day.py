@@ -20,7 +20,7 @@ def _trace(name: str) -> bytes:
 
 
 def records(make_record):
-    """Twelve records: two people and a job act, one mistypes a password, one asks for too much."""
+    """Twelve records: two people and a job act, one mistypes a password, one asks for too much; one got lost."""
     alice = {"actor_id": "alice@shop.example", "actor_roles": _SUPPORT, "client_address": "192.0.2.17"}
     bob = {"actor_id": "bob@shop.example", "actor_roles": ("customer",), "client_address": "198.51.100.4"}
     asserted = {"actor_origin": "asserted", "client_address": "10.0.3.2"}
@@ -59,18 +59,26 @@ def records(make_record):
             **alice, "span_name": "DELETE /orders/{order_id}", "action": "DELETE", "target_type": "order",
             "target_id": "1199", "reason": "customer asked"}),
     ]  # fmt: skip
-    return [
-        make_record(
-            **{
-                "start_time_unix_ns": _ns(clock),
-                "received_time_unix_ms": _ns(clock) // MS + took_ms + 30,
-                "duration_ns": took_ms * MS,
-                "trace_id": _trace(trace),
-                "span_id": span.to_bytes(8, "big"),
-                "audit_parent_span_id": parent.to_bytes(8, "big"),
-                "record_id": uuid.UUID(int=span).bytes,
-                **changes,
-            }
+    emitted: dict[str, int] = {}
+    built = []
+    for clock, trace, span, parent, took_ms, changes in happened:
+        service = changes.get("service_name", "gateway")
+        # The gateway's fourth record was lost on the way.
+        emitted[service] = emitted.get(service, 0) + 1 + (service == "gateway" and emitted.get(service) == 3)
+        built.append(
+            make_record(
+                **{
+                    "start_time_unix_ns": _ns(clock),
+                    "received_time_unix_ms": _ns(clock) // MS + took_ms + 30,
+                    "duration_ns": took_ms * MS,
+                    "trace_id": _trace(trace),
+                    "span_id": span.to_bytes(8, "big"),
+                    "audit_parent_span_id": parent.to_bytes(8, "big"),
+                    "record_id": uuid.UUID(int=span).bytes,
+                    "sequence_stream": f"{service}-7f3a",
+                    "sequence_number": emitted[service],
+                    **changes,
+                }
+            )
         )
-        for clock, trace, span, parent, took_ms, changes in happened
-    ]
+    return built
