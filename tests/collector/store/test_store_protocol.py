@@ -151,6 +151,15 @@ def test_json_of_many_blocks_is_one_document(store):
     assert len(rows) == 5
 
 
+@pytest.mark.parametrize("name", ["format", "output_format"])
+def test_a_format_that_a_setting_asks_for_is_one_document_too(store, name):
+    answer = store.ask("SELECT number FROM numbers(3)", max_block_size=1, **{name: "JSON"})
+    assert json.loads(answer.body)["rows"] == 3
+    assert answer.headers["content-type"] == "application/json; charset=UTF-8"
+    answer = store.ask(f"SELECT number FROM numbers(3) SETTINGS {name} = 'JSON'", max_block_size=1)
+    assert answer.body == b"0\n1\n2\n" or json.loads(answer.body)["rows"] == 3
+
+
 def test_a_quoted_line_end_in_a_name_does_not_end_the_header(store):
     query = 'SELECT number AS "a\nb" FROM numbers(3) FORMAT CSVWithNames'
     assert store.ask(query, max_block_size=1).body == b'"a\nb"\n0\n1\n2\n'

@@ -6,8 +6,9 @@ address through it. Everything here is enforced by the engine, for writers too, 
 - Its one user has the grants in `_GRANTS` and nothing else: no SOURCES (file, url, remote, s3, mysql, ...), no
   BACKUP, FUNCTION, NAMED COLLECTION, DICTIONARY or user management, and table and database engines by name.
 - The scalar function ``file`` asks for no grant, so a SQL function of the same name stands before it.
-- Settings that would open a way out are pinned: disks named in a table's SETTINGS, other dialects, Python objects of
-  this process as tables, and SQL in strings (``eval``).
+- Settings that would open a way out are pinned: disks named in a table's SETTINGS, files that formats read or write
+  (schemas, templates, lists of errors), other dialects, Python objects of this process as tables, and SQL in strings
+  (``eval``).
 - The ``default`` database is an ordinary one; chDB's own would show the file system as tables.
 
 What no grant covers is refused by what the engine's own parser says of a statement (*engine*): INTO OUTFILE, FROM
@@ -58,6 +59,16 @@ _PINNED: Final = {
     "allow_introspection_functions": "0",
     "dialect": "clickhouse",
     "implicit_select": "0",
+    "jemalloc_enable_profiler": "0",
+    # Each names a file or an address that a format then reads, or writes, without asking for any grant.
+    "format_avro_schema_registry_url": "",
+    "format_schema": "",
+    "format_schema_source": "file",
+    "format_template_resultset": "",
+    "format_template_row": "",
+    "input_format_record_errors_file_path": "",
+    "output_format_schema": "",
+    "url_base": "",
 }
 _NO_FILES = "The function file is not available: it could read every file that the store may read"
 
@@ -75,6 +86,8 @@ PROBES: Final = {
     "SELECT * FROM default.`/etc/hostname`": 60,  # UNKNOWN_TABLE: no file system behind the default database
     "SELECT * FROM python(probe)": 446,  # FUNCTION_NOT_ALLOWED
     "SELECT * FROM eval('SELECT 1') SETTINGS allow_experimental_eval_table_function = 1": 452,
+    "SELECT 1 FORMAT Template SETTINGS format_template_resultset = '/probe'": 452,
+    "SELECT 1 FORMAT Protobuf SETTINGS output_format_schema = '/probe'": 452,
     "CREATE DATABASE probe ENGINE = Filesystem('/')": 497,
 }
 

@@ -109,6 +109,8 @@ def _engine_errors() -> Iterator[None]:
 def _judge_definition(canonical: bytes) -> None:
     """Refuse engines that are not in the list, and disks of databases. Raises QueryFailed."""
     words = list(statement.outside_strings(canonical))
+    if words[:1] not in ([b"ATTACH"], [b"CREATE"], [b"REPLACE"]):
+        return
     for equals in range(1, len(words) - 1):
         name = words[equals + 1].strip(b"`").decode("utf-8", "replace")
         if words[equals] == b"=" and words[equals - 1] == b"ENGINE" and name not in ENGINES:
@@ -188,7 +190,8 @@ class Connection:
             raise QueryFailed.because(
                 SYNTAX_ERROR, "Syntax error (Multi-statements are not allowed): send one statement a request."
             )
-        if readonly and kind != _chdb.query_class.READ_ONLY and keyword not in ("SET", "USE"):
+        reading = kind == _chdb.query_class.READ_ONLY
+        if readonly and not reading and not self.canonical(text).startswith((b"SET ", b"USE ")):
             # The engine enforces it too, but for KILL QUERY, with which a reader could stop the writers.
             raise QueryFailed.because(READONLY, "Cannot execute query in readonly mode.")
         lower = text.lower()
@@ -201,7 +204,7 @@ class Connection:
                     NOT_IMPLEMENTED, f"Statements of the kind {keyword!r} are not served."
                 )
         self.refuse_infile(text)
-        if keyword in ("ATTACH", "CREATE", "REPLACE"):
+        if not reading and (b"engine" in lower or b"settings" in lower):
             _judge_definition(self.canonical(text))
 
     def refuse_infile(self, text: bytes) -> None:
@@ -280,6 +283,8 @@ def _standard_error() -> Iterator[list[str]]:
             os.close(kept)
             file.seek(0)
             said.append(file.read(1 << 20).decode("utf-8", "replace").strip())
+            if said[0]:
+                sys.stderr.write(said[0] + "\n")
 
 
 class Engine:

@@ -6,6 +6,7 @@ setting of the engine's, which knows its settings best.
 
 from __future__ import annotations
 
+import re
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -58,6 +59,11 @@ _PARAMETER: Final = "param_"
 _ANSWERING: Final = frozenset(
     {"SELECT", "WITH", "FROM", "SHOW", "DESCRIBE", "DESC", "EXPLAIN", "EXISTS", "CHECK"}
 )
+
+_ODD_SETTINGS: Final = frozenset(
+    {"format", "output_format", "framing_output_format", "output_format_json_array_of_rows"}
+)
+_ODD_CLAUSE: Final = re.compile(rb"(?i)\b(?:(?:framing_)?output_)?format\s*=|array_of_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +219,8 @@ class Exchange:
 
     def _answer(self, found: statement.Statement) -> None:
         asked, reply = self._asked, self._reply
-        form = found.format or asked.default_format
+        form = found.format or asked.settings.get("output_format") or asked.settings.get("format")
+        form = form or asked.default_format
         for number, chunk in enumerate(self._chunks(found, form)):
             if not number and (len(chunk.data) or found.keyword in _ANSWERING):
                 reply.result(form)
@@ -224,12 +231,10 @@ class Exchange:
 
     def _chunks(self, found: statement.Statement, form: str) -> Iterator[Chunk]:
         asked, connection = self._asked, self._connection
-        # With this setting the rows become one JSON array, and blocks no longer join.
-        in_array = (
-            "output_format_json_array_of_rows" in asked.settings or b"array_of_rows" in found.text.lower()
-        )
+        # Settings can make another format of it, or one JSON array of all rows; blocks do not join then.
+        odd = _ODD_SETTINGS & asked.settings.keys() or _ODD_CLAUSE.search(found.text)
         chunks: Iterator[Chunk]
-        if found.streamable and formats.joins(form) and not in_array:
+        if found.streamable and formats.joins(form) and not odd:
             chunks = formats.joined(connection.stream(found.text, form, asked.parameters), form)
         else:
             chunks = iter((connection.run(found.text, form, asked.parameters),))

@@ -41,8 +41,9 @@ class Turn:
 def _has_gone(client: socket.socket) -> bool:
     """Whether the peer has closed: readable, and nothing there."""
     try:
-        readable, _, _ = select.select([client], [], [], 0)
-        return bool(readable) and not client.recv(1, socket.MSG_PEEK)
+        poll = select.poll()  # not select(), which takes no descriptor beyond 1023
+        poll.register(client, select.POLLIN)
+        return bool(poll.poll(0)) and not client.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
     except (OSError, ValueError):
         return True
 
