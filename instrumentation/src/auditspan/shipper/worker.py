@@ -59,7 +59,9 @@ class DeliveryCounts:
     shed: int = 0
     failed: int = 0
     oversize: int = 0
+    deferred: int = 0
     torn: int = 0
+    unsynced: int = 0
     sent: int = 0
     acknowledged: int = 0
     rejected: int = 0
@@ -142,7 +144,9 @@ class Shipper:
             shed=spool.shed,
             failed=spool.failed,
             oversize=spool.oversize,
+            deferred=spool.deferred,
             torn=spool.torn,
+            unsynced=spool.unsynced,
             waiting=self._spool.waiting(),
         )
 
@@ -160,9 +164,8 @@ class Shipper:
                 thread = threading.Thread(target=self._run, name="auditspan-shipper", daemon=True)
                 thread.start()
                 self._thread = thread
-        except (
-            RuntimeError
-        ) as problem:  # no more threads, or the interpreter is ending; the disk has the records
+        except RuntimeError as problem:
+            # No more threads, or the interpreter is ending. The disk has the records.
             self._bell.clear()
             self._counts.last_error = str(problem)
         finally:
@@ -178,6 +181,7 @@ class Shipper:
                     self._stopping.wait(self._linger_s)
                 self._bell.clear()  # before looking: what comes from now on rings again
                 self._guarded(self._deliver_all)
+            self._next_look = 0.0  # whatever threads left in memory is written before the last delivery
             self._guarded(self._deliver_all)
             self._guarded(self._end)
 
