@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from auditspan_collector.errors import ConfigError, StoreInUse
@@ -251,3 +252,49 @@ def test_every_loopback_address_can_be_listened_on(start):
     with socket.create_connection(("::1", store.port), timeout=10) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nHost: [::1]\r\n\r\n")
         assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_process_can_start_its_store_again(tmp_path):
+    program = textwrap.dedent(
+        f"""
+        import urllib.request
+        from auditspan_collector.store import Config, EmbeddedStore
+        store = EmbeddedStore(Config(path={str(tmp_path / "s")!r}, listen="127.0.0.1:0"))
+        for number in range(3):
+            store.start()
+            assert urllib.request.urlopen(store.url + "/?query=SELECT+1").read() == b"1\\n"
+            store.stop(1)
+            store.stop(1)
+        print("done")
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("done\n", "")
+
+
+def test_signals_stay_those_of_the_program(tmp_path):
+    """The engine would take them for itself."""
+    program = textwrap.dedent(
+        f"""
+        import os, signal
+        from auditspan_collector.store import Config, EmbeddedStore
+        store = EmbeddedStore(Config(path={str(tmp_path / "s")!r}, listen="127.0.0.1:0"))
+        signal.signal(signal.SIGTERM, lambda *_: print("told"))
+        store.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            signal.pause()
+        except KeyboardInterrupt:
+            print("interrupted")
+        store.stop()
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "told\ninterrupted\n"
+
+
+def test_the_documentation_names_every_setting():
+    documented = (Path(__file__).parents[3] / "docs" / "embedded-store.md").read_text()
+    for name in Config.__struct_fields__:
+        assert f"| `store.{name}` |" in documented, name
