@@ -7,8 +7,11 @@ import signal
 import subprocess
 import time
 import uuid
+from contextlib import ExitStack
 
 import pytest
+from collector.query.commands import Commands
+from collector.query.shelf import Shelf, serving
 
 DAY = ("--since", "2026-11-24", "--until", "2026-11-24")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -297,3 +300,40 @@ def test_following_as_jsonl_writes_each_record_at_once(shelf, auditspan, make_re
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=30) == 0
         assert process.stderr.read().strip() == ""
+
+
+def test_following_goes_on_when_the_store_comes_back(tmp_path, make_record):
+    def record(number):
+        return make_record(actor_id=f"actor{number}", record_id=uuid.UUID(int=number).bytes)
+
+    with ExitStack() as running:
+        with serving(tmp_path) as url:
+            shelf = Shelf(url, "audit")
+            shelf.add(record(1))
+            command = ("auditspan", "search", "--follow", "--poll-seconds", "0.1")
+            _, terminal = running.enter_context(Commands(shelf).started_in_terminal(*command))
+            read_until(terminal, "Ctrl-C ends")
+            shelf.add(record(2))
+            read_until(terminal, "actor2")
+            shelf.client.close()
+        assert "; trying again until it is back" in read_until(terminal, "is back")
+        with serving(tmp_path, port=url.rpartition(":")[2]):
+            shelf = Shelf(url, "audit")
+            shelf.add(record(3), first=2)
+            shown = read_until(terminal, "actor3")
+            shelf.client.close()
+        assert "the store is back" in shown or "the store is back" in read_until(terminal, "store is back")
+        assert "actor2" not in shown
+
+
+def test_bytes_that_are_no_text_are_an_error(ask_shop):
+    done = subprocess.run(
+        [b"auditspan", b"search", b"--actor", b"\xff\xfe"],
+        capture_output=True,
+        env=ask_shop.environment,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert b"is not text in UTF-8" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -6,15 +6,18 @@ import contextlib
 import functools
 import io
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan_collector.cli.connection import connection_options
+from auditspan_collector.cli.render import visible
 from auditspan_collector.errors import StoreRejected, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_CODE = re.compile(r"Code: (\d+)\. ")
 _NOT_THERE: Final = "no store there? start one with `auditspan up`, or name another with --url"
 
 # Numbers from ClickHouse's src/Common/ErrorCodes.cpp.
@@ -41,11 +44,12 @@ def reads_the_store(function: Callable[..., Any]) -> Callable[..., Any]:
             result = function(*args, **kwargs)
             sys.stdout.flush()
         except StoreUnavailable as error:
-            raise StoreUnavailable(f"{error}; {_NOT_THERE}") from error
+            # With a code it is the store itself that says so; without one nothing answered.
+            hint = "" if _CODE.search(str(error)) else _NOT_THERE
+            raise StoreUnavailable(_one_line(error, hint)) from error
         except StoreRejected as error:
-            if (hint := _HINTS.get(error.code)) is None:
-                raise
-            raise StoreRejected(f"{error}; {hint}", code=error.code) from error
+            hint = _HINTS.get(error.code, "")
+            raise StoreRejected(_one_line(error, hint), code=error.code) from error
         except BrokenPipeError:
             # The interpreter flushes stdout once more when it ends, and would complain then.
             with contextlib.suppress(io.UnsupportedOperation):
@@ -54,3 +58,14 @@ def reads_the_store(function: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return wrapped
+
+
+def _one_line(error: StoreUnavailable | StoreRejected, hint: str) -> str:
+    """ClickHouse's message without its ceremony, in one line, and what to do where we know it."""
+    text = " ".join(str(error).split())
+    code = _CODE.search(text)
+    text = re.sub(r"(?:Code: \d+\. )?DB::Exception: ", "", text)
+    # A syntax error goes on with everything that could have stood there, often a screen full.
+    text = re.sub(r" Expected one of: .*?(?= \([A-Z_]+\)|$)", "", text)
+    parts = [f"{text} [code {code[1]}]" if code else text, hint]
+    return visible("; ".join(part for part in parts if part))

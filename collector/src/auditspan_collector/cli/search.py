@@ -15,6 +15,7 @@ import click
 from auditspan_collector.cli.reading import reads_the_store
 from auditspan_collector.cli.record_formats import COLUMNS, CSV, NARROW, PRINTERS, WIDE, note
 from auditspan_collector.cli.render import Screen
+from auditspan_collector.errors import StoreUnavailable
 from auditspan_collector.query.filter import Filter, Match
 from auditspan_collector.query.times import Window, format_time, parse_window
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from auditspan_collector import clickhouse
     from auditspan_collector.cli.record_formats import Printer
+    from auditspan_collector.query.follow import Follower
 
 _FIELDS: Final = (
     "actor",
@@ -205,12 +207,28 @@ class _Request:
                 printer.print_all(reversed(earlier))
                 note(f"following; {printer.count} earlier {self._window()}; Ctrl-C ends")
                 while True:
-                    for row in follower.poll():
-                        printer.print(row)
+                    self._print_new(follower, printer)
                     time.sleep(self.poll_s)
         except KeyboardInterrupt:
             # The one way to end this; it is not an error. A line break keeps the prompt off the ^C.
             click.echo(err=True)
+
+    def _print_new(self, follower: Follower, printer: Printer) -> None:
+        """Print what is new; when the store goes away say so once, and go on where it stopped when it is back."""
+        waiting = False
+        while True:
+            try:
+                for row in follower.poll():
+                    printer.print(row)
+            except StoreUnavailable as error:
+                if not waiting:
+                    note(f"{error}; trying again until it is back")
+                waiting = True
+                time.sleep(self.poll_s)
+            else:
+                if waiting:
+                    note("the store is back")
+                return
 
     def _window(self) -> str:
         since, until = self.wanted.window.since_ns, self.wanted.window.until_ns

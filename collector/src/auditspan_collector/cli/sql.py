@@ -52,6 +52,8 @@ def _pairs(_: click.Context, parameter: click.Parameter, values: tuple[str, ...]
         name, equals, value = text.partition("=")
         if not equals or not _NAME.fullmatch(name):
             raise click.BadParameter(f"{text!r}: allowed: name=value", param=parameter)
+        if not value.isascii() and value != value.encode(errors="ignore").decode():
+            raise click.BadParameter(f"{text!r}: not text in UTF-8", param=parameter)
         pairs[name] = value
     return pairs
 
@@ -85,20 +87,19 @@ def command(
     screen = Screen.of(sys.stdout)
     chosen = form or ("pretty" if screen.width is not None else "tsv")
     with closing(ClickHouseClient(connection)) as client:
-        try:
-            chunks = _ask(
-                client, sql, bound, _read_only(client, settings), _FORMATS.get(chosen.lower(), chosen)
-            )
-            _write(screen, chunks)
-        except StoreRejected as error:
-            raise StoreRejected(_one_line(error), code=error.code) from None
+        chunks = _ask(client, sql, bound, _read_only(client, settings), _FORMATS.get(chosen.lower(), chosen))
+        _write(screen, chunks)
 
 
 def _text(query: str | None) -> str:
     if query is None and sys.stdin.isatty():
         raise click.UsageError("no query: give it as an argument or on standard input")
-    text = sys.stdin.read() if query in (None, "-") else query
-    if text is None or not text.strip():
+    try:
+        text = sys.stdin.read() if query is None or query == "-" else query
+        text.encode()
+    except UnicodeError as error:
+        raise click.UsageError(f"the query is not text in UTF-8 ({error})") from error
+    if not text.strip():
         raise click.UsageError("the query is empty")
     return text.strip().rstrip(";")
 
@@ -149,20 +150,13 @@ def _write(screen: Screen, chunks: Iterable[bytes]) -> None:
         return
     # ClickHouse's formats print control characters as they are; a terminal would obey them.
     decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace")
+    ends_line = True
     for chunk in chunks:
         _write_visible(decoder.decode(chunk), screen.encoding)
-    _write_visible(decoder.decode(b"", final=True), screen.encoding)
+        ends_line = chunk.endswith(b"\n")
+    _write_visible(decoder.decode(b"", final=True) + ("" if ends_line else "\n"), screen.encoding)
 
 
 def _write_visible(text: str, encoding: str) -> None:
     parts = re.split(r"([\n\t])", text)
     sys.stdout.write("".join(part if part in ("\n", "\t", "") else visible(part, encoding) for part in parts))
-
-
-def _one_line(error: StoreRejected) -> str:
-    """ClickHouse's message without its ceremony, in one line."""
-    text = " ".join(str(error).split())
-    text = re.sub(r"(?:Code: \d+\. )?DB::Exception: ", "", text)
-    # A syntax error goes on with everything that could have stood there, often a screen full.
-    text = re.sub(r" Expected one of: .*?(?= \([A-Z_]+\)|$)", "", text)
-    return visible(f"{text} [code {error.code}]" if error.code else text)

@@ -123,7 +123,12 @@ class Conditions:
         return " AND ".join(f"({condition})" for condition in self._conditions) or "1"
 
     def bind(self, value: Value, type_name: str = "String") -> str:
-        """Bind *value* and return its placeholder; *type_name* is a constant of the caller's."""
+        """Bind *value* and return its placeholder; *type_name* is a constant of the caller's.
+
+        Raises QueryError for bytes that were no UTF-8 when they came in (Python keeps them as lone surrogates).
+        """
+        if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+            raise QueryError(f"{value!r} is not text in UTF-8")
         name = f"p{len(self.parameters)}"
         self.parameters[name] = value
         return f"{{{name}:{type_name}}}"

@@ -75,7 +75,7 @@ def page_query(
     if behind is not None:
         _require_behind(found, behind, comes_after)
     limit = found.bind(size, "UInt64")
-    by_projection = wanted.trace_id or any(not match.negated for match in wanted.actor)
+    by_projection = wanted.trace_id or any(match.parts[0] and not match.negated for match in wanted.actor)
     walked = () if by_projection else ("toStartOfHour(start_time)",)
     columns = (*walked, "start_time", "ledger_stream", "ledger_index")
     sorting = ", ".join(f"{column} {direction}" for column in columns)
