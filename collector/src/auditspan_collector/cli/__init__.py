@@ -1,7 +1,7 @@
 """The ``auditspan`` command: one module per subcommand, imported only when it is asked for.
 
-Errors that we raise on purpose become one line on stderr: exit 2 when a setting or an argument is wrong,
-1 otherwise. ``--debug`` shows the traceback as well.
+Errors that we raise on purpose become one line on stderr: exit 2 when a setting or the command line is wrong,
+1 when the answer is an error, a question that can't be asked that way among them. ``--debug`` shows the traceback as well.
 """
 
 from __future__ import annotations
