@@ -28,23 +28,22 @@ def _refused(answer):
 # Read-only.
 
 
+TARGET = "readonly_target"
+
+
+def _try_to_write(store, by, query, **parameters):
+    """Send *query* as somebody who may only read, and see that nothing has changed."""
+    store.sql(f"CREATE TABLE IF NOT EXISTS {TARGET} (a UInt8, b String) ENGINE = MergeTree ORDER BY a")
+    if by == "GET":
+        answer = store.ask(method="GET", query=query, **parameters)
+    else:
+        answer = store.ask(query, headers=READER, **parameters)
+    _refused(answer)
+    assert store.sql(f"SELECT count() FROM {TARGET}") == "0"
+    assert store.sql("EXISTS stolen") == "0"
+
+
 @pytest.mark.parametrize("by", ["GET", "reader"])
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {},
-        {"readonly": 0},
-        {"log_comment": "a&readonly=0"},
-        {"log_comment": "a%26readonly%3D0"},
-        {"log_comment": "a', readonly = '0"},
-        {"database": "default` SETTINGS readonly = 0; --"},
-        {"profile": "default"},
-        {"readonly ": "0"},
-        {"param_x": "0', readonly = '0"},
-        {"session_id": "s", "close_session": 1},
-    ],
-    ids=str,
-)
 @pytest.mark.parametrize(
     "query",
     [
@@ -69,17 +68,31 @@ def _refused(answer):
         "EXECUTE AS default DROP TABLE {table}",
     ],
 )
-def test_read_only_stays_read_only(store, by, query, parameters):
-    table = "readonly_target"
-    store.sql(f"CREATE TABLE IF NOT EXISTS {table} (a UInt8, b String) ENGINE = MergeTree ORDER BY a")
-    query = query.format(table=table)
-    if by == "GET":
-        answer = store.ask(method="GET", query=query, **parameters)
-    else:
-        answer = store.ask(query, headers=READER, **parameters)
-    _refused(answer)
-    assert store.sql(f"SELECT count() FROM {table}") == "0"
-    assert store.sql("EXISTS stolen") == "0"
+def test_read_only_stays_read_only(store, by, query):
+    _try_to_write(store, by, query.format(table=TARGET))
+
+
+@pytest.mark.parametrize("by", ["GET", "reader"])
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"readonly": 0},
+        {"log_comment": "a&readonly=0"},
+        {"log_comment": "a%26readonly%3D0"},
+        {"log_comment": "a', readonly = '0"},
+        {"database": "default` SETTINGS readonly = 0; --"},
+        {"profile": "default"},
+        {"readonly ": "0"},
+        {"param_x": "0', readonly = '0"},
+        {"session_id": "s", "close_session": 1},
+    ],
+    ids=str,
+)
+def test_no_parameter_undoes_read_only(store, by, parameters):
+    _try_to_write(store, by, "CREATE TABLE stolen (a UInt8) ENGINE = Memory", **parameters)
+    _try_to_write(store, by, f"INSERT INTO {TARGET} VALUES (1, 'x')", **parameters)
+    _try_to_write(store, by, f"INSERT INTO {TARGET} SETTINGS readonly = 0 VALUES (1, 'x')", **parameters)
 
 
 def test_a_put_of_a_reader_is_read_only_too(store):
@@ -103,6 +116,7 @@ def test_a_reader_can_not_take_more_time_than_everybody_gets(store, asked):
 def test_everybody_can_ask_for_read_only(store):
     assert store.ask("CREATE TABLE stolen (a UInt8) ENGINE = Memory", readonly=1).code == 164
     assert store.ask("CREATE TABLE stolen (a UInt8) ENGINE = Memory", readonly=2).code == 164
+    assert store.ask("KILL QUERY WHERE 1", readonly=1).code == 164
 
 
 # Files, addresses and programs: refused for writers as well.

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from auditspan_collector.errors import ConfigError, StoreInUse
 from auditspan_collector.store import Config, EmbeddedStore, User
-from collector.store.conftest import launch
+from collector.store.running_store import launch
 
 
 def refusal(path, **config) -> str:

@@ -9,14 +9,9 @@ import threading
 import time
 
 import pytest
+from collector.store.running_store import row_binary
 
 MIB = 1 << 20
-
-
-def row_binary(first: int, count: int, value: bytes = b"x") -> bytes:
-    """Rows of ``(a UInt64, b String)``; *value* is at most 127 bytes."""
-    tail = bytes([len(value)]) + value
-    return b"".join(number.to_bytes(8, "little") + tail for number in range(first, first + count))
 
 
 def count(store, table) -> int:

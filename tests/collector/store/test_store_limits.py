@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from collector.store.test_store_inserts import row_binary
+from collector.store.running_store import row_binary
 
 MIB = 1 << 20
 ENDLESS = "SELECT sum(cityHash64(number)) FROM numbers(1000000000000)"

@@ -166,6 +166,7 @@ class Exchange:
         settings = _limited(asked.settings, user, self._config.max_execution_time_s)
         readonly = readonly or user.readonly
         connection.configure(settings, tag=turn.tag, readonly=readonly)
+        readonly = readonly or settings.get("readonly", "0") != "0"
         if asked.framed_body:
             self._body.expect_blocks()
         found, rest = self._statement()
