@@ -353,7 +353,11 @@ def test_record_ids_are_uuids_of_version_7_in_order_of_time():
 # -- sampling
 
 
-@pytest.mark.parametrize("wrapped", [ALWAYS_OFF, ParentBased(ALWAYS_OFF), TraceIdRatioBased(0)], ids=str)
+@pytest.mark.parametrize(
+    "wrapped",
+    [ALWAYS_OFF, ParentBased(ALWAYS_OFF), TraceIdRatioBased(0)],
+    ids=["always off", "parent based", "ratio 0"],
+)
 @pytest.mark.parametrize(
     ("kind", "attributes", "decision"),
     [
