@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from collector.service.otlp_peer import wait_until
 from integration.whole_line import WholeLine
 
 
@@ -20,6 +21,7 @@ def running_line(tmp_path_factory):
     try:
         line.start_store()
         line.start_collector()
+        wait_until(line.has_table, limit_s=30, what="the table")
         yield line
     finally:
         line.stop()

@@ -90,10 +90,14 @@ class WholeLine:
         assert answer.status_code == 200, answer.text
         return [json.loads(line) for line in answer.text.splitlines()]
 
+    def has_table(self) -> bool:
+        """The collector makes the table once it finds a store."""
+        return bool(self.rows("SELECT 1 FROM system.tables WHERE database = 'audit' AND name = 'records'"))
+
     def stored_ids(self) -> list[str]:
         """The record id of every row, repeated ones repeated."""
-        if not self.rows("SELECT 1 FROM system.tables WHERE database = 'audit' AND name = 'records'"):
-            return []  # the collector makes the table once it finds a store
+        if not self.has_table():
+            return []
         return [row[0] for row in self.rows("SELECT toString(record_id) FROM audit.records")]
 
     def wait_for_records(self, ids: Iterable[str], *, limit_s: float = 30) -> None:

@@ -21,6 +21,9 @@ from click.testing import CliRunner
 if TYPE_CHECKING:
     from collector.query.shelf import Shelf
 
+# A test runner's own settings, and the size that it gives a terminal, are no user's.
+_NOT_INHERITED = ("AUDITSPAN_", "COLUMNS", "LINES")
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -37,7 +40,7 @@ class Commands:
 
     def __init__(self, shelf: Shelf) -> None:
         self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AUDITSPAN_")},
+            **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)},
             "AUDITSPAN_CLICKHOUSE_URL": shelf.url,
             "AUDITSPAN_CLICKHOUSE_DATABASE": shelf.database,
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
@@ -46,8 +49,9 @@ class Commands:
 
     def __call__(self, *arguments: str, text: str | None = None) -> Ended:
         """In this process, which is quicker; output as in a pipe, *text* on standard input."""
+        environment = {**dict.fromkeys(_NOT_INHERITED), **self.environment}
         done = CliRunner().invoke(
-            command_line, arguments, input=text, env=self.environment, catch_exceptions=False
+            command_line, arguments, input=text, env=environment, catch_exceptions=False
         )
         return Ended(done.exit_code, stdout=done.stdout, stderr=done.stderr)
 
