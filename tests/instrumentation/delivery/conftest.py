@@ -61,7 +61,7 @@ PRELUDE = """
 import os, sys, time, json, threading
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from instrumentation.delivery.otlp_peers import payload, names_in, wait_until
+from instrumentation.delivery.otlp_payloads import payload, names_in, wait_until
 from auditspan.spool import Spool
 from auditspan.shipper import Shipper, Target, worker
 worker._LOOK_S = 0.2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.server
-import os
 import ssl
 import tempfile
 import threading
@@ -14,43 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
+from instrumentation.delivery.otlp_payloads import names_in
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-
-
-def payload(name: str, size: int = 0) -> bytes:
-    """One record as the span processor encodes it: a request with one span, named *name*."""
-    request = ExportTraceServiceRequest()
-    span = request.resource_spans.add().scope_spans.add().spans.add()
-    span.name = name
-    span.trace_id, span.span_id = os.urandom(16), os.urandom(8)
-    span.attributes.add(key="audit.record.id").value.string_value = "x" * size
-    return request.SerializeToString()
-
-
-def names_in(body: bytes) -> list[str]:
-    """The records of a request, by name, in order."""
-    request = ExportTraceServiceRequest.FromString(body)
-    return [
-        span.name
-        for resource in request.resource_spans
-        for scope in resource.scope_spans
-        for span in scope.spans
-    ]
-
-
-def wait_until(what: Callable[[], object], timeout_s: float = 20.0) -> None:
-    """Poll until *what* is true."""
-    deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.01)
 
 
 # Made for these tests, for localhost and 127.0.0.1, valid for a hundred years; the key guards nothing.

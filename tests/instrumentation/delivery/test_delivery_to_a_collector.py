@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from auditspan.shipper import Shipper, Target, worker
 from auditspan.spool import Spool
+from instrumentation.delivery.otlp_payloads import payload, wait_until
 from instrumentation.delivery.otlp_peers import (
     AWAY,
     CERTIFICATE,
@@ -17,8 +18,6 @@ from instrumentation.delivery.otlp_peers import (
     TOO_LARGE,
     GrpcPeer,
     HttpPeer,
-    payload,
-    wait_until,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 

@@ -10,7 +10,7 @@ import pytest
 from auditspan.spool import MAX_PAYLOAD_BYTES, Segment, frames
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from instrumentation.delivery.otlp_peers import names_in, payload
+from instrumentation.delivery.otlp_payloads import names_in, payload
 
 PAYLOADS = [b"first", b"the second one" * 3, b"3rd"]
 

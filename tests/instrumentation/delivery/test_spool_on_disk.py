@@ -9,7 +9,7 @@ import time
 
 import pytest
 from auditspan.spool import MAX_PAYLOAD_BYTES, Segment, Spool, place, prepare
-from instrumentation.delivery.otlp_peers import wait_until
+from instrumentation.delivery.otlp_payloads import wait_until
 
 
 @pytest.fixture
@@ -88,6 +88,14 @@ def test_a_volume_of_another_user_is_used_through_a_folder_of_our_own(tmp_path, 
         assert stat.S_IMODE((volume / "uid-0").stat().st_mode) == 0o700
         spool.close()
         assert drain(Spool(volume)) == [b"x"]
+
+
+def test_a_folder_that_another_user_closed_is_left_to_them(tmp_path, monkeypatch):
+    folder = tmp_path / "shop"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != folder)
+    assert place(folder) == tmp_path / f"shop.uid-{os.geteuid()}"
 
 
 def test_another_user_s_folder_is_not_used(tmp_path, monkeypatch):

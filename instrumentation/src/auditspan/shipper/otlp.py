@@ -5,25 +5,29 @@ calls are made here with raw bytes. What an answer means follows the OTLP specif
 and "Partial Success" (https://opentelemetry.io/docs/specs/otlp/), with one difference: what is not known to
 depend on the request itself is always worth another try, because the records stay on disk meanwhile.
 
-Nothing but the standard library is used, so an audited service loads neither gRPC nor protobuf for delivery.
+An audited service loads neither gRPC nor protobuf for delivery, and h2 only with its first gRPC connection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
+import os
 import ssl
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
-from auditspan.shipper import http2, protobuf
+from auditspan.shipper import protobuf
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from auditspan.settings import Settings
+    from auditspan.shipper.http2 import Connection, Reply
 
 EXPORT_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 TRACES_PATH: Final = "/v1/traces"
@@ -32,7 +36,7 @@ _MAX_ANSWER_BYTES: Final = 64 * 1024
 _MAX_HINT_S: Final = 300.0
 
 # How a connection that the other side closed shows when it is used again.
-_GONE: Final = (http2.ConnectionBroken, ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_GONE: Final = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
 # https://grpc.io/docs/guides/status-codes/
 _CODES: Final = (
@@ -110,6 +114,39 @@ def _tls(target: Target) -> ssl.SSLContext | None:
     return ssl.create_default_context(cadata=roots)
 
 
+# Held while h2 is imported, and waited for before a fork: a child that is born in the middle of an import waits for
+# ever when it imports the same. The import takes some 10 ms; a disk that hangs must not hold the application up.
+_importing = threading.RLock()
+_FORK_WAIT_S: Final = 1.0
+
+
+def _http2_connection() -> type[Connection]:
+    """The class, imported the first time; OTLP/HTTP does without it and without h2."""
+    with _importing:
+        from auditspan.shipper.http2 import Connection  # noqa: PLC0415 - see above
+    return Connection
+
+
+def _after_fork_in_parent() -> None:
+    with contextlib.suppress(
+        RuntimeError
+    ):  # when the wait was not long enough, there is nothing to give back
+        _importing.release()
+
+
+def _after_fork_in_child() -> None:
+    global _importing  # noqa: PLW0603 - the copy may belong to a thread that the child does not have
+    _importing = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=lambda: _importing.acquire(timeout=_FORK_WAIT_S),
+        after_in_parent=_after_fork_in_parent,
+        after_in_child=_after_fork_in_child,
+    )
+
+
 class _GrpcSender:
     def __init__(self, target: Target) -> None:
         parts = urlsplit(target.endpoint)
@@ -118,7 +155,7 @@ class _GrpcSender:
         self._tls = _tls(target)
         if self._tls is not None:
             self._tls.set_alpn_protocols(["h2"])
-        self._connection: http2.Connection | None = None
+        self._connection: Connection | None = None
         self._reused = False
 
     def send(self, body: bytes, timeout_s: float) -> Answer:
@@ -130,20 +167,20 @@ class _GrpcSender:
                     raise
                 self.close()  # left since the last call, which is no news
                 return _grpc_answer(self._call(body, timeout_s, None))
-        except (OSError, ValueError) as problem:
+        except OSError as problem:
             self.close()
             return NotTaken("later", f"{type(problem).__name__}: {problem}")
 
-    def _standing(self) -> http2.Connection | None:
+    def _standing(self) -> Connection | None:
         """The connection of the last call, if another can be made on it."""
         if self._connection is not None and not self._connection.reusable():
             self.close()
         return self._connection
 
-    def _call(self, body: bytes, timeout_s: float, standing: http2.Connection | None) -> http2.Reply:
+    def _call(self, body: bytes, timeout_s: float, standing: Connection | None) -> Reply:
         self._reused = standing is not None
         if standing is None:
-            standing = self._connection = http2.Connection(*self._place, self._tls, timeout_s)
+            standing = self._connection = _http2_connection()(*self._place, self._tls, timeout_s)
         return standing.call(EXPORT_METHOD, self._metadata, body, timeout_s)
 
     def close(self) -> None:
@@ -208,10 +245,10 @@ def _taken(content: bytes) -> Taken:
         return Taken()  # it said OK; a proxy's own body says nothing more
 
 
-def _grpc_answer(reply: http2.Reply) -> Answer:
-    if reply.status == http2.OK:
-        return _taken(reply.body)
+def _grpc_answer(reply: Reply) -> Answer:
     code = _CODES[reply.status] if reply.status < len(_CODES) else str(reply.status)
+    if code == "OK":
+        return _taken(reply.body)
     reason = f"{code}: {reply.message}"
     wait = _retry_info(reply.trailers)
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
