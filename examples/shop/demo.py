@@ -198,7 +198,7 @@ class Demo:
             # From here on, all that makes a service audited.
             "OTEL_SERVICE_NAME": service,
             "OTEL_AUDITSPAN_ENDPOINT": f"http://{self.otlp}",
-            "OTEL_AUDITSPAN_SPOOL_DIR": str(self.folder / "records" / service),
+            "OTEL_AUDITSPAN_SPOOL_DIR": str(self.folder / "records"),
             "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE": str(self.folder / "context-keys"),
             "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS": f"{self.orders},{self.billing}",
             # Ordinary traces would go to the collector too, if any were sampled.

@@ -108,7 +108,7 @@ class Settings:
 
 
 def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
-    """Settings from *environ*; never raises. *service_name* names the default spool folder."""
+    """Settings from *environ*; never raises. *service_name* names the spool folder."""
     reader = _Reader(environ)
     own_endpoint = reader.text(ENDPOINT)
     # Credentials and certificates of the ordinary exporter go along only with its endpoint: what was meant for
@@ -125,7 +125,9 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
         protocol=reader.protocol(f"{shared}PROTOCOL" if shared else "", endpoint),
         headers=reader.headers(HEADERS) or (reader.headers(f"{shared}HEADERS") if shared else ()),
         certificate_file=Path(certificate) if certificate else None,
-        spool_dir=Path(spool_dir).expanduser() if spool_dir else default_spool_dir(environ, service_name),
+        spool_dir=Path(spool_dir).expanduser() / _folder_name(service_name)
+        if spool_dir
+        else default_spool_dir(environ, service_name),
         spool_max_bytes=int(
             reader.number(
                 SPOOL_MAX_BYTES, DEFAULT_SPOOL_MAX_BYTES, int, 1024 * 1024, "bytes, 1048576 or more"
@@ -143,11 +145,8 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
 
 
 def default_spool_dir(environ: Mapping[str, str], service_name: str) -> Path:
-    """Where records wait: the user's state folder, one folder a service; without a home, the temporary folder.
-
-    Services never share a folder by default, so none sends another's records with its own credentials.
-    """
-    service = re.sub(r"[^A-Za-z0-9._-]", "_", service_name).strip(".") or "unknown_service"
+    """Where records wait: the user's state folder, one folder a service; without a home, the temporary folder."""
+    service = _folder_name(service_name)
     state = environ.get("XDG_STATE_HOME", "")
     if state.startswith("/"):
         return Path(state) / "auditspan" / service
@@ -156,6 +155,11 @@ def default_spool_dir(environ: Mapping[str, str], service_name: str) -> Path:
         return Path(home) / ".local" / "state" / "auditspan" / service
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"auditspan-{user}" / service
+
+
+def _folder_name(service_name: str) -> str:
+    """Services never share a folder, whatever the operator set: none sends another's records with its credentials."""
+    return re.sub(r"[^A-Za-z0-9._-]", "_", service_name).strip(".") or "unknown_service"
 
 
 class _Reader:

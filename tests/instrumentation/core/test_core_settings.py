@@ -126,6 +126,14 @@ def test_each_service_has_a_spool_folder_of_its_own(tmp_path):
     assert settings.default_spool_dir({"XDG_STATE_HOME": "relative"} | home, "shop").is_relative_to(tmp_path)
 
 
+def test_services_that_are_given_the_same_folder_do_not_share_it():
+    given = {"OTEL_AUDITSPAN_SPOOL_DIR": "/var/spool/auditspan"}
+    assert settings.read(given, service_name="shop").spool_dir == Path("/var/spool/auditspan/shop")
+    assert settings.read(given, service_name="billing").spool_dir == Path("/var/spool/auditspan/billing")
+    assert settings.read(given).spool_dir == Path("/var/spool/auditspan/unknown_service")
+    assert settings.read(given, service_name="../shop").spool_dir.parent == Path("/var/spool/auditspan")
+
+
 @pytest.mark.parametrize("service", ["../../etc", "a/b", "..", ".", "", "x\0y"])
 def test_a_service_name_can_not_lead_out_of_the_folder(tmp_path, service):
     folder = settings.default_spool_dir({"XDG_STATE_HOME": str(tmp_path)}, service)

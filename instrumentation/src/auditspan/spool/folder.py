@@ -16,16 +16,22 @@ if TYPE_CHECKING:
 
 
 def place(folder: Path) -> Path:
-    """Where segments go when *folder* is the configured one: itself, or a sub-folder of this user's in it.
+    """Where segments go when *folder* is the configured one: itself, or a folder of this user's in or beside it.
 
     A volume is often made by somebody else (root, when a container's volume is mounted) and writable for many;
-    beneath it ``uid-<number>`` is ours alone. Reads the file system, changes nothing, never raises.
+    beneath it ``uid-<number>`` is ours alone. Where *folder* itself is closed to us (the same service ran as another
+    user on the same volume), it is ``<folder>.uid-<number>``. Reads the file system, changes nothing, never raises.
     """
     try:
         theirs = folder.stat().st_uid != os.geteuid()
     except OSError:
         return folder
-    return folder / f"uid-{os.geteuid()}" if theirs else folder
+    if not theirs:
+        return folder
+    ours = f"uid-{os.geteuid()}"
+    return (
+        folder / ours if os.access(folder, os.W_OK | os.X_OK) else folder.with_name(f"{folder.name}.{ours}")
+    )
 
 
 def prepare(folder: Path) -> Path:
