@@ -26,11 +26,12 @@ from auditspan.context import Actor
 from auditspan.extractors import hash_session, text, texts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping
     from contextvars import Token
     from types import TracebackType
 
     from opentelemetry.context import Context
+    from opentelemetry.trace import Span
 
     from auditspan.context import AuditedSpan
     from auditspan.processor import AuditSpanProcessor
@@ -197,17 +198,33 @@ class record:  # noqa: N801 - used like a function: with record("EXPORT") as it
             return
         try:
             if error is not None and not isinstance(error, GeneratorExit):
-                status = getattr(error, "status_code", None) or getattr(error, "code", None)
-                denied = status in _DENYING_STATUS or isinstance(error, PermissionError)
-                state.outcome = state.outcome or (names.DENIED if denied else names.FAILURE)
-                state.reason = state.reason or (text(str(error)) if denied else "")
-                span.record_exception(error)
-                span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
+                _tell(state, span, error)
             if state.emitter is not None:
                 state.emitter.responding(span, state)
-            span.end()
         except Exception:  # noqa: BLE001 - as above
             _say_once("a record could not be ended", with_traceback=True)
+        finally:
+            span.end()  # never raises; the record is written by it
+
+
+def _tell(state: AuditedSpan, span: Span, error: BaseException) -> None:
+    """How *error* ended the record; each detail by itself, because an exception's own code may raise."""
+    status = _asked(lambda: getattr(error, "status_code", None) or getattr(error, "code", None))
+    denied = isinstance(error, PermissionError) or (isinstance(status, int) and status in _DENYING_STATUS)
+    said = _asked(lambda: text(str(error))) or ""
+    state.outcome = state.outcome or (names.DENIED if denied else names.FAILURE)
+    state.reason = state.reason or (said if denied else "")
+    span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {said}"))
+    _asked(lambda: span.record_exception(error))
+
+
+def _asked(question: Callable[[], _R]) -> _R | None:
+    """The answer of the application's own code; None when it raises."""
+    try:
+        return question()
+    except Exception:  # noqa: BLE001 - properties and __str__ of the application's objects may raise anything
+        _say_once("an object of the application raised when it was asked", with_traceback=True)
+        return None
 
 
 def audited(
@@ -263,12 +280,32 @@ def _wrapped_generator(
     function: Callable[..., Any], begin: Callable[[Any, Any], record]
 ) -> Callable[..., Any]:
     if inspect.isasyncgenfunction(function):
-
+        # An async generator can't be delegated to another one, and frameworks ask whether this is one itself.
         @functools.wraps(function)
-        async def async_generator(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
-            inner = function(*args, **kwargs)
-            async for item in _stepwise_async(inner, begin(args, kwargs)):
-                yield item
+        async def async_generator(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+            inner, one = function(*args, **kwargs), begin(args, kwargs)
+            one._start()  # noqa: SLF001 - one module
+            step, given = inner.asend, None
+            try:
+                while True:
+                    one._attach()  # noqa: SLF001 - as above
+                    try:
+                        item = await step(given)
+                    finally:
+                        one._detach()  # noqa: SLF001 - as above
+                    try:
+                        given = yield item
+                        step = inner.asend
+                    except GeneratorExit:
+                        await inner.aclose()
+                        raise
+                    except BaseException as error:  # noqa: BLE001 - the consumer threw it into the generator
+                        step, given = inner.athrow, error
+            except StopAsyncIteration:
+                one._end(None)  # noqa: SLF001 - as above
+            except BaseException as error:
+                one._end(error)  # noqa: SLF001 - as above
+                raise
 
         return async_generator
 
@@ -306,24 +343,6 @@ def _stepwise(inner: Any, one: record) -> Generator[Any, Any, Any]:
         raise
 
 
-async def _stepwise_async(inner: Any, one: record) -> AsyncIterator[Any]:
-    one._start()  # noqa: SLF001 - one module
-    try:
-        while True:
-            one._attach()  # noqa: SLF001 - as above
-            try:
-                item = await anext(inner)
-            finally:
-                one._detach()  # noqa: SLF001 - as above
-            yield item
-    except StopAsyncIteration:
-        one._end(None)  # noqa: SLF001 - as above
-    except BaseException as error:
-        await inner.aclose()
-        one._end(error)  # noqa: SLF001 - as above
-        raise
-
-
 def _finder(
     function: Callable[..., Any], target_id: str | Callable[..., object] | None
 ) -> Callable[[tuple[Any, ...], dict[str, Any]], object]:
@@ -334,11 +353,7 @@ def _finder(
         ask = target_id
 
         def asked(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
-            try:
-                return ask(*args, **kwargs)
-            except Exception:  # noqa: BLE001 - the call itself goes on
-                _say_once(f"target_id of {function.__qualname__} failed", with_traceback=True)
-                return None
+            return _asked(lambda: ask(*args, **kwargs))
 
         return asked
     name, *path = target_id.split(".")
@@ -353,11 +368,14 @@ def _finder(
 
     def found(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
         value = kwargs[name] if name in kwargs else args[position] if position < len(args) else default
-        for step in path:
-            value = value.get(step) if isinstance(value, dict) else getattr(value, step, None)
+        value = _asked(lambda: functools.reduce(_inside, path, value))
         return None if value is inspect.Parameter.empty else value
 
     return found
+
+
+def _inside(value: Any, step: str) -> Any:
+    return value.get(step) if isinstance(value, dict) else getattr(value, step, None)
 
 
 def _processor() -> AuditSpanProcessor | None:

@@ -259,6 +259,64 @@ def test_a_target_that_can_not_be_found_costs_the_target_only(running):
     assert by_action(running)["ODD"]["target.id"] is None
 
 
+def test_a_targets_property_that_raises_costs_the_target_only(running):
+    class Detached:
+        @property
+        def id(self):
+            raise RuntimeError("not bound to a session")
+
+    @auditspan.audited("ODD", target_id="order.id")
+    def odd(order):
+        return 1
+
+    assert odd(Detached()) == 1
+    assert by_action(running)["ODD"]["target.id"] is None
+
+
+class SpeechlessError(Exception):
+    """An exception whose own code raises."""
+
+    def __str__(self):
+        raise RuntimeError("no text")
+
+    @property
+    def code(self):
+        raise RuntimeError("no code")
+
+
+def test_an_exception_that_can_not_be_told_still_leaves_its_record(running):
+    with pytest.raises(SpeechlessError), auditspan.record("PURGE"):
+        raise SpeechlessError
+    assert by_action(running)["PURGE"]["outcome"] == "failure"
+
+
+def test_an_async_generator_gets_what_is_sent_and_thrown_and_is_closed_when_it_is_closed(running):
+    seen = []
+
+    @auditspan.audited("STREAM")
+    async def stream():
+        try:
+            while True:
+                try:
+                    seen.append((yield 1))
+                except KeyError:
+                    seen.append("thrown")
+        finally:
+            seen.append(asyncio.current_task().get_name())
+
+    async def consume():
+        inner = stream()
+        await anext(inner)
+        await inner.asend("sent")
+        await inner.athrow(KeyError("k"))
+        await inner.aclose()
+        return list(seen), asyncio.current_task().get_name()
+
+    at_close, task = asyncio.run(consume())
+    assert at_close == ["sent", "thrown", task]
+    assert by_action(running)["STREAM"]["outcome"] == "success"
+
+
 def test_a_name_that_is_no_parameter_is_refused_when_the_function_is_defined():
     with pytest.raises(ValueError, match=r"has no parameter 'ordr'; it has order"):
 
