@@ -122,8 +122,9 @@ class AuditedSpan:
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
     *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
-    one in this process; *shown* are the attributes that its ordinary span got,
-    *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
+    them counts; *shown* are the attributes that its ordinary span got, *told* those of the record with what they were
+    made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
@@ -133,6 +134,7 @@ class AuditedSpan:
     parent: AuditedSpan | None = None
     emitter: Emitter | None = None
     source: Source | None = None
+    carried: frozenset[str] = frozenset()
     wanted: bool = False
     certain: bool = False
     ended: bool = False

@@ -78,7 +78,7 @@ class AuditSpanProcessor(SpanProcessor):
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
         self._encoder = SpanEncoder()
         self._warned = False
-        self._sequence: tuple[str, Iterator[int]] = ("", count(1))
+        self._counters: dict[str, Iterator[int]] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
     # -- OpenTelemetry's side
@@ -159,7 +159,8 @@ class AuditSpanProcessor(SpanProcessor):
         """Make the open *span* a record of its own inside the audited span around it."""
         around = context.of_span(span)
         upstream = Upstream() if around is not None else context.upstream()
-        state = self._state(span, entry=False, parent=around, upstream=upstream)
+        carried = _carried() | (around.carried if around is not None else frozenset())
+        state = self._state(span, entry=False, parent=around, upstream=upstream, carried=carried)
         state.wanted = state.certain = True
         if around is None:
             context.live.add(state)
@@ -171,7 +172,8 @@ class AuditSpanProcessor(SpanProcessor):
         parent = span.parent
         inside = context.current(parent_context) if parent is not None and not parent.is_remote else None
         upstream = context.upstream(parent_context) if inside is None else Upstream()
-        state = self._state(span, entry=True, parent=inside, upstream=upstream)
+        carried = _carried(parent_context)
+        state = self._state(span, entry=True, parent=inside, upstream=upstream, carried=carried)
         attributes = _copy(span.attributes)
         state.certain = span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
         if _tagged(attributes):
@@ -183,16 +185,23 @@ class AuditSpanProcessor(SpanProcessor):
         otel_context.attach(context.with_state(state))
 
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
-        said = self._said(span.attributes or {}, {}, parent_context)
-        span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         around = context.current(parent_context)
+        carried = _carried(parent_context) | (around.carried if around is not None else frozenset())
+        said = self._said(span.attributes or {}, {}, carried)
+        span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         if around is not None:
             context.bind(span, around)
         if said:
             self.begin_record(span)
 
     def _state(
-        self, span: Span, *, entry: bool, parent: AuditedSpan | None, upstream: Upstream
+        self,
+        span: Span,
+        *,
+        entry: bool,
+        parent: AuditedSpan | None,
+        upstream: Upstream,
+        carried: frozenset[str],
     ) -> AuditedSpan:
         span_context = span.get_span_context()
         state = AuditedSpan(
@@ -201,6 +210,7 @@ class AuditSpanProcessor(SpanProcessor):
             entry=entry,
             parent=parent,
             upstream=upstream,
+            carried=carried,
             emitter=self,
         )
         context.bind(span, state)
@@ -223,7 +233,7 @@ class AuditSpanProcessor(SpanProcessor):
         """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
         found = self._facts(state, span)
         if _tagged(attributes):
-            said = self._said(attributes, state.shown)
+            said = self._said(attributes, state.shown, state.carried | _carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
         outcome = state.outcome or found.outcome
         return Facts(
@@ -270,37 +280,31 @@ class AuditSpanProcessor(SpanProcessor):
 
     @staticmethod
     def _said(
-        attributes: Mapping[str, AnyValue],
-        shown: Mapping[str, AnyValue],
-        parent_context: Context | None = None,
+        attributes: Mapping[str, AnyValue], shown: Mapping[str, AnyValue], carried: frozenset[str]
     ) -> dict[str, AnyValue]:
-        """Audit attributes that the application may have set: not ours, and not what a client sent as baggage."""
-        found = {
+        """Audit attributes that the application may have set: not ours, and none that baggage *carried* a value for."""
+        return {
             key: value
             for key, value in attributes.items()
             if key.startswith(names.PREFIX)
             and (key not in _OURS or key in _SAYABLE)
+            and key not in carried
             and not (key in shown and shown[key] == value)
         }
-        if not found:
-            return found
-        carried = baggage.get_all(parent_context)
-        return {key: value for key, value in found.items() if str(carried.get(key)) != str(value)}
 
     def _complete(self, state: AuditedSpan, facts: Facts, attributes: dict[str, AnyValue]) -> None:
         """Make *attributes* of a span those of its record: nobody else's of ours, and ours last."""
         foreign = [key for key in attributes if key.startswith(names.PREFIX)]
         if foreign:
-            carried = baggage.get_all()
+            carried = state.carried | _carried()
             for key in foreign:
                 if key in _OURS or key in carried:
                     del attributes[key]
         attributes |= self._own(state, facts)
-        stream = self._sink.stream_id
-        if self._sequence[0] != stream:  # at first, and in a forked child before it has a second thread
-            self._sequence = (stream, count(1))
+        stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
-        attributes[names.SEQUENCE_NUMBER] = next(self._sequence[1])
+        # setdefault is atomic: of two threads with the first record, both count on with one counter.
+        attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
 
     @staticmethod
     def _own(state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
@@ -345,6 +349,14 @@ def _copy(attributes: Attributes) -> dict[str, AnyValue]:
     copy = getattr(attributes, "copy", None)
     copied: dict[str, AnyValue] = copy() if copy is not None else dict(attributes or {})
     return copied
+
+
+def _carried(parent_context: Context | None = None) -> frozenset[str]:
+    """The audit attributes that baggage names: a client may have sent it, and somebody may copy it onto spans.
+
+    By name, not by value: a copy may be cut, and be looked at where the baggage is no longer current.
+    """
+    return frozenset(key for key in baggage.get_all(parent_context) if key.startswith(names.PREFIX))
 
 
 def _tagged(attributes: Attributes) -> bool:

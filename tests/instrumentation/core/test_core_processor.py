@@ -252,6 +252,8 @@ def test_spans_that_never_end_do_not_fill_the_memory(monkeypatch):
 
 # -- attributes that are not ours
 
+DENIED_POST = {"http.request.method": "POST", "http.route": "/pay", "http.response.status_code": 403}
+
 
 def test_baggage_that_somebody_copied_onto_spans_is_dropped(running):
     carried = otel_context.Context()
@@ -274,6 +276,32 @@ def test_baggage_that_somebody_copied_onto_spans_is_dropped(running):
     assert ours == {"actor.id": "unknown", "action": "CREATE", "outcome": "success", "x": None}
     for span in running.exported.get_finished_spans():  # the ordinary copies count as no records either
         assert span.attributes["audit.delivery"] == "spool"
+
+
+def test_copied_baggage_counts_for_nothing_though_it_was_changed_and_is_no_longer_current(running):
+    carried = baggage.set_baggage("audit.outcome", "success", otel_context.Context())
+    carried = baggage.set_baggage("audit.reason", "approved by everybody", carried)
+    span = running.tracer.start_span(
+        "POST /pay", context=carried, kind=SpanKind.SERVER, attributes=DENIED_POST
+    )
+    span.set_attributes({"audit.outcome": "success", "audit.reason": "approved by"})  # copied, and cut
+    span.end()
+    (record,) = running.sink.records
+    assert (record["outcome"], record["reason"]) == ("denied", "403 Forbidden")
+
+
+def test_two_threads_with_the_first_records_of_a_process_get_different_numbers(running):
+    def pay():
+        started.wait()
+        running.tracer.start_span("POST /pay", kind=SpanKind.SERVER, attributes=DENIED_POST).end()
+
+    started = threading.Barrier(8)
+    threads = [threading.Thread(target=pay) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(record["sequence.number"] for record in running.sink.records) == list(range(1, 9))
 
 
 def test_a_span_that_the_application_tagged_at_its_start_is_a_record(running):
