@@ -386,3 +386,84 @@ def test_a_receipt_is_the_message_that_the_proto_file_defines():
 )
 def test_the_peer_is_the_connections_address_without_its_port(peer, host):
     assert host_of(peer) == host
+
+
+class HalfOpen:
+    """Calls that begin and never send their message."""
+
+    def __init__(self, running, *, method=f"/{SERVICE}/Export", metadata=()):
+        self._released = threading.Event()
+        self._call = running.channel().stream_unary(method)
+        self._metadata = metadata
+        self.calls = []  # one that nobody holds is cancelled
+
+    def open(self, count):
+        for _ in range(count):
+            self.calls.append(self._call.future(self._silence(), metadata=self._metadata, timeout=60))
+        return self.calls
+
+    def _silence(self):
+        self._released.wait(60)
+        yield from ()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._released.set()
+
+
+def test_calls_without_a_credential_hold_no_thread_whatever_they_leave_out(receivers):
+    running = receivers(senders=sender_config(), grpc_settings={"threads": 2})
+    with HalfOpen(running) as silent:
+        for call in silent.open(20):
+            assert call.code() is grpc.StatusCode.UNAUTHENTICATED
+        answer, _ = running.export(request_bytes(), metadata=(("authorization", f"Bearer {TOKEN}"),))
+    assert answer == b""
+
+
+def test_calls_that_send_no_message_give_their_threads_to_those_that_do(receivers):
+    running = receivers(grpc_settings={"threads": 2, "read_timeout_s": 30})
+    with HalfOpen(running) as silent:
+        calls = silent.open(3)
+        wait_until(lambda: running.grpc._service._turns._taken == 3)
+        assert running.export(request_bytes())[0] == b""
+        assert health(running) == health_pb2.HealthCheckResponse.SERVING
+        assert calls[0].code() is grpc.StatusCode.CANCELLED
+    assert running.metrics.outcomes["grpc", "unread"] >= 2
+
+
+def test_a_message_that_takes_too_long_ends_its_call_also_where_nobody_waits(receivers):
+    running = receivers(grpc_settings={"read_timeout_s": 0.1})
+    with HalfOpen(running) as silent:
+        (call,) = silent.open(1)
+        assert call.code() is grpc.StatusCode.CANCELLED
+    wait_until(lambda: running.grpc._service._turns._taken == 0)
+
+
+def test_a_call_too_many_is_asked_at_once_to_come_back(receivers):
+    running = receivers(grpc_settings={"threads": 1, "max_requests": 1})
+    with HalfOpen(running) as silent:
+        silent.open(1)
+        wait_until(lambda: running.grpc._service._turns._taken == 1)
+        answer = refused(running, request_bytes())
+    assert answer.code() is grpc.StatusCode.UNAVAILABLE
+    assert rpc_status.from_call(answer).details[0].Is(error_details_pb2.RetryInfo.DESCRIPTOR)
+    wait_until(lambda: running.grpc._service._turns._taken == 0)
+    running.export(request_bytes())
+
+
+def test_health_checks_that_ask_nothing_do_not_keep_others_from_asking(receivers):
+    running = receivers(own=True)
+    with HalfOpen(running, method="/grpc.health.v1.Health/Check") as silent:
+        silent.open(5)
+        wait_until(lambda: running.grpc._health.checks._taken == 5)
+        assert health(running) == health_pb2.HealthCheckResponse.SERVING
+        assert running.export(request_bytes())[0] == b""
+
+
+def test_a_call_that_ends_without_a_message_is_told_so(receivers):
+    running = receivers()
+    with pytest.raises(grpc.RpcError) as caught:
+        running.channel().stream_unary(f"/{SERVICE}/Export")(iter(()), timeout=10)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

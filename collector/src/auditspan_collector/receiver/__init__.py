@@ -6,6 +6,7 @@ back: nothing is decoded here, and OK is said only after *submit* returned.
     config    the operator's settings, and the addresses to listen on
     senders   whom a token belongs to
     answers   what a result or an error looks like on the wire (DESIGN, "Accepting and refusing")
+    turns     how long a gRPC call may hold a thread
     grpc      port 4317
     http      port 4318
 """

@@ -79,6 +79,16 @@ def refusal(error: Exception) -> Refusal:
     return _unavailable(INTERNAL, "the collector failed; its log says why", DEFAULT_RETRY_AFTER_S)
 
 
+def busy() -> Refusal:
+    """The answer to a request that there is no room for now."""
+    return _unavailable("busy", "too many requests at a time", 1.0)
+
+
+def unread() -> Refusal:
+    """The answer to a request whose message did not come, or not in time; its client seldom hears it."""
+    return Refusal("unread", code_pb2.INVALID_ARGUMENT, 400, "the call has no message")
+
+
 def response(accepted: Accepted) -> ExportTraceServiceResponse:
     """OTLP's answer; ``partial_success`` is present only when something was rejected."""
     answer = ExportTraceServiceResponse()

@@ -63,11 +63,17 @@ class GrpcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         listen: Address and port; port 0 lets the system choose.
         threads: Requests that are worked on at a time; each waits for its commit. More of them share a commit,
             and need up to *max_message_bytes* of memory each.
+        max_requests: Requests at a time, those that wait for a thread among them. Further ones are asked to come
+            back later.
+        read_timeout_s: How long a request's message may take after its headers; one second where others wait for
+            the thread. Slower clients are cut off.
 
     """
 
     listen: str = "127.0.0.1:4317"
     threads: Annotated[int, Meta(ge=1, le=1024)] = 32
+    max_requests: Annotated[int, Meta(ge=1, le=65536)] = 512
+    read_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
     def __post_init__(self) -> None:
         """Refuse an address that can't be one."""
