@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 from auditspan.shipper import Shipper, Target, worker
+from auditspan.shipper.counts import publish
 from auditspan.spool import Spool
 from instrumentation.delivery.otlp_payloads import payload, wait_until
 from instrumentation.delivery.otlp_peers import (
@@ -20,6 +21,8 @@ from instrumentation.delivery.otlp_peers import (
     HttpPeer,
 )
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +202,33 @@ def test_a_collector_that_refuses_everything_is_not_believed_about_the_records(p
     assert shipper.counts().set_aside == 8
     assert shipper.counts().waiting == 92
     assert len(peer.requests) <= 20
+
+
+def test_a_refused_record_that_can_not_be_set_aside_stays_and_is_said(peer, tmp_path, ship, caplog):
+    peer.answer = lambda _: INVALID
+    spool = Spool(tmp_path / "spool", max_bytes=10_000)
+    spool.folder.mkdir()
+    (spool.folder / "old.bad").write_bytes(bytes(10_000))
+    spool.append(payload("refused"))
+    _, shipper = ship(peer, spool)
+    wait_until(lambda: "can't be set aside" in caplog.text)
+    assert "remove or rename them" in caplog.text
+    assert (shipper.counts().set_aside, shipper.counts().waiting) == (0, 1)
+
+
+def test_the_counters_reach_the_service_s_own_metrics(peer, ship):
+    reader = InMemoryMetricReader()
+    spool, shipper = ship(peer)
+    publish(shipper, MeterProvider([reader]).get_meter("auditspan"))
+    spool.append(payload("one"))
+    assert shipper.flush(10)
+    found = {
+        metric.name: metric.data.data_points[0].value
+        for metric in reader.get_metrics_data().resource_metrics[0].scope_metrics[0].metrics
+    }
+    assert found["auditspan.records.appended"] == found["auditspan.records.acknowledged"] == 1
+    assert found["auditspan.records.waiting"] == 0
+    assert "auditspan.records.last_error" not in found
 
 
 def test_a_message_too_large_is_halved_until_it_passes(peer, tmp_path, ship):

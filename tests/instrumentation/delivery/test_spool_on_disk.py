@@ -283,10 +283,24 @@ def test_a_delivered_segment_gives_its_room_back_while_the_process_lives(tmp_pat
     spool.close()
 
 
+def test_what_was_set_aside_takes_no_room_from_what_can_be_delivered(tmp_path):
+    spool = Spool(tmp_path / "spool", max_bytes=20_000)
+    for _ in range(19):
+        assert spool.append(bytes(900))
+        while not (batch := (segment := spool.next_segment()).read(1, 1 << 20)).payloads:
+            spool.done(segment)
+        spool.set_aside(segment, batch.payloads[0])
+        spool.acknowledge(segment, batch.end, 1)
+    spool.check()
+    assert all(spool.append(bytes(900)) for _ in range(19))
+    spool.close()
+
+
 @pytest.mark.parametrize("size", [0, MAX_PAYLOAD_BYTES + 1], ids=["empty", "too large"])
-def test_a_payload_of_impossible_size_is_refused_and_counted(spool, size):
+def test_a_payload_of_impossible_size_is_refused_counted_and_said(spool, size, caplog):
     assert not spool.append(bytes(size))
     assert spool.counts().oversize == 1
+    assert f"a record of {size} bytes is not kept" in caplog.text
     assert spool.append(bytes(MAX_PAYLOAD_BYTES))
 
 

@@ -19,11 +19,12 @@ import random
 import threading
 import time
 import weakref
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from auditspan.shipper.counts import DeliveryCounts, publish
 from auditspan.shipper.otlp import NotTaken, Taken, connect
 
 if TYPE_CHECKING:
@@ -44,31 +45,6 @@ _REFUSES_ALL_WAIT_S: Final = 60.0
 _REFUSED_IN_A_ROW: Final = 8  # single records; beyond that it is the collector, not the records
 _SURELY_LARGE_BYTES: Final = 64 * 1024
 _QUIET_S: Final = 60.0
-
-
-@dataclass(slots=True)
-class DeliveryCounts:
-    """What happened to records since the process began, or since it was forked.
-
-    *sent* counts every try; *acknowledged* what the collector has; *rejected* what it took note of and refused
-    (partial success); *set_aside* what it refused and is kept in ``.bad`` files; *retries* calls that had to be
-    made again; *waiting* this process's records that are not acknowledged yet. The rest as in SpoolCounts.
-    """
-
-    appended: int = 0
-    shed: int = 0
-    failed: int = 0
-    oversize: int = 0
-    deferred: int = 0
-    torn: int = 0
-    unsynced: int = 0
-    sent: int = 0
-    acknowledged: int = 0
-    rejected: int = 0
-    set_aside: int = 0
-    retries: int = 0
-    waiting: int = 0
-    last_error: str = ""
 
 
 class Shipper:
@@ -108,6 +84,7 @@ class Shipper:
     def start(self) -> None:
         """Begin to deliver, also what dead processes left; at the process's end ``stop`` runs by itself."""
         self._spool.on_append(self._ring)
+        publish(self)
         self._start_thread()
         atexit.register(self.stop)
 
@@ -298,7 +275,12 @@ class Shipper:
         return self._back_off(answer.retry_after_s)
 
     def _put_aside(self, segment: Segment, batch: Batch, answer: NotTaken) -> bool:
-        self._spool.set_aside(segment, batch.payloads[0])
+        try:
+            self._spool.set_aside(segment, batch.payloads[0])
+        except OSError as problem:
+            # Nobody else has it, so it stays where it is, in front of the others.
+            self._tell("no room aside", f"a record that the collector refuses can't be set aside: {problem}")
+            return self._back_off(_REFUSES_ALL_WAIT_S)
         self._spool.acknowledge(segment, batch.end, 1)
         self._counts.set_aside += 1
         self._refused_in_a_row += 1

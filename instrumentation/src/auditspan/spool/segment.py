@@ -146,7 +146,8 @@ class Segment:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(self.path.with_suffix(BAD_SUFFIX), flags, 0o600)
         try:
-            os.write(fd, content)
+            if os.write(fd, content) != len(content):
+                raise OSError(28, "the disk took only a part of the record", str(self.path))
         finally:
             os.close(fd)
 

@@ -76,7 +76,7 @@ class Spool:
         sync: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use *folder*, made when it is first needed, with at most about *max_bytes* in it.
+        """Use *folder*, made when it is first needed, with at most about *max_bytes* in it, and as much set aside.
 
         The bound covers all processes that share the folder; each learns of the others' files every few
         seconds, so together they may overshoot by what they write in between. *sync* waits for the disk.
@@ -105,6 +105,7 @@ class Spool:
         self._number = 0
         self._synced = (0, 0)  # segment number, offset
         self._used_bytes = 0  # of the folder, as of the last look plus what was written since
+        self._bad_bytes = 0  # the same of what was set aside
         self._next_try = 0.0
         self._busy = False
         self._deferred: deque[bytes] = deque()
@@ -129,6 +130,10 @@ class Spool:
             self.after_fork()
         if not 0 < len(payload) <= frames.MAX_PAYLOAD_BYTES:
             self._counts.oversize += 1
+            self._complain(
+                f"a record of {len(payload)} bytes is not kept; {frames.MAX_PAYLOAD_BYTES} is the most. Limit what goes "
+                "on the span: OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"
+            )
             return False
         frame = frames.pack(payload)
         if not self._lock.acquire(timeout=LOCK_WAIT_S):
@@ -339,9 +344,18 @@ class Spool:
                 segment.delete()
 
     def set_aside(self, segment: Segment, payload: bytes) -> None:
-        """Keep a record that the collector refuses in the segment's ``.bad`` file, as a frame."""
-        with contextlib.suppress(OSError):
-            segment.set_aside(frames.pack(payload))
+        """Keep a record that the collector refuses in the segment's ``.bad`` file, as a frame.
+
+        Raises OSError, also when the folder's ``.bad`` files have come to *max_bytes*: what is set aside has a bound
+        of its own, so that it takes no room from what can be delivered.
+        """
+        frame = frames.pack(payload)
+        if self._bad_bytes + len(frame) > self.max_bytes:
+            raise OSError(
+                28, f"the .bad files hold {self._bad_bytes} bytes; look at them, then remove or rename them"
+            )
+        segment.set_aside(frame)
+        self._bad_bytes += len(frame)
 
     def give_up(self, segment: Segment, problem: OSError) -> None:
         """Leave a segment that can't be read where it is, and go on with the others."""
@@ -398,7 +412,7 @@ class Spool:
 
     def _look(self) -> list[str]:
         """Names in the folder, oldest first; notes their size and removes litter."""
-        used, total = place(self.folder), 0
+        used, total, bad = place(self.folder), 0, 0
         found: list[tuple[float, str]] = []
         try:
             with os.scandir(used) as entries:
@@ -406,11 +420,14 @@ class Spool:
                     if entry.name.endswith(files.SUFFIXES):
                         with contextlib.suppress(OSError):
                             status = entry.stat(follow_symlinks=False)
-                            total += status.st_size
+                            if entry.name.endswith(files.BAD_SUFFIX):
+                                bad += status.st_size
+                            else:
+                                total += status.st_size
                             found.append((status.st_mtime, entry.name))
         except OSError:
             return []
-        self._used_bytes = total
+        self._used_bytes, self._bad_bytes = total, bad
         self._sweep(used, found)
         return [name for _, name in sorted(found)]
 
