@@ -113,8 +113,9 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
     own_endpoint = reader.text(ENDPOINT)
     # Credentials and certificates of the ordinary exporter go along only with its endpoint: what was meant for
     # one receiver is never sent to another.
-    shared = "" if own_endpoint else "OTEL_EXPORTER_OTLP_"
-    endpoint = reader.endpoint(own_endpoint or reader.text("OTEL_EXPORTER_OTLP_ENDPOINT"))
+    shared_endpoint = "" if own_endpoint else reader.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+    shared = "OTEL_EXPORTER_OTLP_" if shared_endpoint else ""
+    endpoint = reader.endpoint(own_endpoint or shared_endpoint)
     certificate = reader.text(CERTIFICATE) or (reader.text(f"{shared}CERTIFICATE") if shared else "")
     keys_file = reader.text(CONTEXT_KEYS_FILE)
     spool_dir = reader.text(SPOOL_DIR)

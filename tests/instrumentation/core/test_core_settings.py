@@ -150,3 +150,11 @@ def test_every_constant_is_a_variable_that_is_known():
         settings.PREFIX
     }
     assert constants == set(settings.VARIABLES)
+
+
+def test_another_collectors_headers_are_not_sent_to_the_default_endpoint():
+    environ = {
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://vendor.example",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20of-the-vendor",
+    }
+    assert settings.read(environ).headers == ()

@@ -32,6 +32,11 @@ def login(service, name: str, headers: dict[str, str]) -> dict[str, str]:
     return headers | {"cookie": response.headers["set-cookie"].partition(";")[0]}
 
 
+def test_an_extension_that_knows_nobody_does_not_hide_one_that_has_verified_somebody(service):
+    record = service.record("POST", "/orders", headers={"x-extension": "1", "x-http-auth": "carol"})
+    assert (record["actor.id"], record["actor.origin"]) == ("carol", "authenticated")
+
+
 @pytest.mark.parametrize(
     "headers", [{}, {"x-extension": "1"}], ids=["user-in-g", "user-where-flask-login-has-it"]
 )

@@ -26,7 +26,7 @@ INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",
 _SOURCE: Final = "auditspan.source"  # in the WSGI environment
 _MISSING: Final = object()
 
-# Where each extension leaves the user it has verified, in Flask's g; the first that is there counts.
+# Where each extension leaves the user it has verified, in Flask's g; the first that names somebody counts.
 _LOGIN_USER: Final = "_login_user"  # Flask-Login, flask_login/utils.py _get_user
 _USERS: Final = (_LOGIN_USER, "flask_httpauth_user", "user")
 
@@ -54,12 +54,15 @@ class FlaskSource:
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
-        for place in _USERS:
-            user = self._g.get(place, _MISSING)
-            if user is not _MISSING:
-                return self._named(user)
+        there = [user for place in _USERS if (user := self._g.get(place, _MISSING)) is not _MISSING]
+        found = [actor for user in there if (actor := self._named(user)) is not None]
+        for actor in found:
+            if actor.id != names.ANONYMOUS:
+                return actor
         remote = text(self._request.environ.get("REMOTE_USER"))
-        return Actor(remote, auth_method=self._auth_method(default="")) if remote else None
+        if remote:
+            return Actor(remote, auth_method=self._auth_method(default=""))
+        return found[0] if found else None
 
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, URL rule, view arguments and status."""

@@ -8,6 +8,7 @@ each request that carries a token, with the host that the connection really has.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,9 @@ def _connection_guard(destinations: Destinations) -> Callable[..., Any]:
     def guard(wrapped: Any, connection: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         headers = kwargs.get("headers") or (args[_HEADERS_AT] if len(args) > _HEADERS_AT else None)
         url = kwargs.get("url") or (args[1] if len(args) > 1 else "")
-        kept = _without_tokens(headers, connection, url, destinations) if headers else None
+        kept = None
+        with contextlib.suppress(Exception):  # headers that can't be read can't be sent either
+            kept = _without_tokens(headers, connection, url, destinations) if headers else None
         if kept is not None and "headers" in kwargs:
             kwargs = {**kwargs, "headers": kept}
         elif kept is not None:
@@ -66,14 +69,18 @@ def _connection_guard(destinations: Destinations) -> Callable[..., Any]:
 
 def _httpx_guard(destinations: Destinations) -> Callable[..., Any]:
     def guard(wrapped: Any, _transport: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        request = args[0] if args else kwargs.get("request")
+        request: Any = args[0] if args else kwargs.get("request")
         try:
             if request is not None and HEADER in request.headers and has_token(request.headers[HEADER]):
                 url = request.url
                 if not destinations.allows(Destination.of(url.host, url.port, url.scheme)):
                     del request.headers[HEADER]
-        except Exception as problem:  # noqa: BLE001 - the application's request goes on
-            _log.warning("auditspan: a request's headers can't be checked: %s", problem)
+        except Exception as problem:  # noqa: BLE001 - the application's request goes on, without the header
+            _log.warning(
+                "auditspan: a request's headers can't be checked, so it goes without a token: %s", problem
+            )
+            with contextlib.suppress(Exception):
+                del request.headers[HEADER]
         return wrapped(*args, **kwargs)
 
     return guard
@@ -83,19 +90,24 @@ def _without_tokens(
     headers: Mapping[Any, Any], connection: Any, url: Any, destinations: Destinations
 ) -> Mapping[Any, Any] | None:
     """A copy of *headers* without tokens when they must not go where *connection* leads, otherwise None."""
-    try:
-        found = [key for key in headers if _text(key).lower() == HEADER and has_token(_text(headers[key]))]
-        if not found or destinations.allows(_destination(connection, url)):
-            return None
-        kept = headers.copy() if hasattr(headers, "copy") else dict(headers)  # keeps repeated headers
-        for key in found:
-            kept.pop(key, None)
-    except Exception as problem:  # noqa: BLE001 - the application's request goes on
-        _log.warning("auditspan: a request's headers can't be checked: %s", problem)
+    found = [key for key in headers if _text(key).lower() == HEADER and has_token(_text(headers[key]))]
+    if not found or _allowed(connection, url, destinations):
         return None
-    else:
-        result: Mapping[Any, Any] = kept
-        return result
+    kept: Any = headers.copy() if hasattr(headers, "copy") else dict(headers)  # keeps repeated headers
+    for key in found:
+        kept.pop(key, None)
+    result: Mapping[Any, Any] = kept
+    return result
+
+
+def _allowed(connection: Any, url: Any, destinations: Destinations) -> bool:
+    try:
+        return destinations.allows(_destination(connection, url))
+    except Exception as problem:  # noqa: BLE001 - the application's request goes on, without the token
+        _log.warning(
+            "auditspan: a request's destination can't be told, so it goes without a token: %s", problem
+        )
+        return False
 
 
 def _text(value: Any) -> str:

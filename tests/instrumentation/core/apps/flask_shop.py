@@ -36,6 +36,8 @@ def load_user():
     name = session.get("name")
     if "X-Extension" in request.headers:  # where Flask-Login leaves it
         g._login_user = User(name) if name else Anonymous()
+        if "X-Http-Auth" in request.headers:  # where Flask-HTTPAuth leaves it
+            g.flask_httpauth_user = request.headers["X-Http-Auth"]
     elif request.path != "/plain":
         g.user = {"username": name, "roles": USERS[name]} if name else None
 
