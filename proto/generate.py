@@ -16,7 +16,14 @@ def generate(target: Path) -> None:
     # The generated tree is auditspan/v1/; the package is auditspan_proto/v1/ since `auditspan`
     # is the instrumentation's. No source imports another, so no import line needs changing.
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{ROOT}", f"--python_out={out}", f"--pyi_out={out}"]
+        command = [
+            sys.executable,
+            "-m",
+            "grpc_tools.protoc",
+            f"-I{ROOT}",
+            f"--python_out={out}",
+            f"--pyi_out={out}",
+        ]
         subprocess.run([*command, *map(str, SOURCES)], check=True)
         target.mkdir(parents=True, exist_ok=True)
         for module in sorted((Path(out) / "auditspan" / "v1").iterdir()):

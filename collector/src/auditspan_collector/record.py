@@ -1,7 +1,7 @@
 """The types that travel through the collector, one per hop. All are frozen; none does I/O.
 
-    bytes -> OtlpRequest -> AuditRecord -> Leaf -> (sealed) SealedBatch -> ClickHouse
-                                              and Receipt -> the client
+bytes -> OtlpRequest -> AuditRecord -> Leaf -> (sealed) SealedBatch -> ClickHouse
+                                          and Receipt -> the client
 """
 
 from __future__ import annotations
