@@ -25,6 +25,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
+from auditspan_collector.hosts import Hosts
 from auditspan_collector.pipeline.drain import State
 from auditspan_collector.receiver.answers import refusal
 
@@ -341,6 +342,11 @@ class _HttpServer(ThreadingHTTPServer):
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
+        self.hosts = Hosts(
+            listener.getsockname()[0],
+            hint="telemetry.metrics_listen on an address that others reach takes any",
+            programs_by_any_name=True,
+        )
         self.registry = registry
         self.healthy = healthy
 
@@ -355,7 +361,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer a scrape or a probe."""
         path = self.path.partition("?")[0]
-        if path == "/metrics":
+        refused = self.server.hosts.refusal(
+            *(self.headers.get(name) for name in ("Host", "Origin", "Sec-Fetch-Site"))
+        )
+        if refused is not None:
+            self._answer(refused.status, f"{refused.message}\n".encode(), "text/plain; charset=utf-8")
+        elif path == "/metrics":
             encoder, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._answer(200, encoder(self.server.registry), content_type)
         elif path == "/healthz":

@@ -157,7 +157,7 @@ def test_each_error_is_a_status_in_the_encoding_of_the_request(  # noqa: PLR0917
 def test_other_paths_and_methods_are_refused_in_the_same_form(receivers, method, path, http_status):
     running = receivers()
     with running.connect() as connection:
-        connection.sendall(f"{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+        connection.sendall(f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
         answer = read_all(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d" % http_status)
@@ -227,7 +227,7 @@ def test_a_body_over_the_limit_is_refused_by_its_announced_length(receivers):
 
 def head(*lines):
     return "\r\n".join(
-        ["POST /v1/traces HTTP/1.1", "host: x", f"content-type: {PROTOBUF}", *lines, "", ""]
+        ["POST /v1/traces HTTP/1.1", "host: localhost", f"content-type: {PROTOBUF}", *lines, "", ""]
     ).encode()
 
 
@@ -329,7 +329,7 @@ def test_a_body_that_never_ends_is_given_up(receivers):
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"POST /v1/traces HTTP/1.1\r\nhost: x\r\n"], ids=["nothing", "half a head"]
+    "sent", [b"", b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\n"], ids=["nothing", "half a head"]
 )
 def test_a_head_that_never_ends_is_given_up(receivers, sent):
     running = receivers(http_settings={"read_timeout_s": 0.2})
@@ -368,9 +368,9 @@ def test_hostile_bytes_leave_the_server_unharmed(receivers):
     attacks = [
         b"\x16\x03\x01\x02\x00\x01",
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"POST /v1/traces HTTP/1.1\r\ncontent-length: -1\r\nhost: x\r\n\r\n",
-        b"POST /v1/traces HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\nhost: x\r\n\r\n",
-        b"POST /v1/traces HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/traces HTTP/1.1\r\ncontent-length: -1\r\nhost: localhost\r\n\r\n",
+        b"POST /v1/traces HTTP/1.1\r\ncontent-length: 1\r\ncontent-length: 2\r\nhost: localhost\r\n\r\n",
+        b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
         noise.randbytes(20_000),
     ]
     for attack in attacks:
@@ -493,3 +493,59 @@ def test_a_certificate_that_does_not_work_is_one_clear_line(files, words):
     with pytest.raises(ConfigError, match=words) as caught:
         HttpReceiver(config, Senders(config), Kept(), Counting()).start()
     assert "\n" not in str(caught.value)
+
+
+# Web pages
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"host": "evil.example", "origin": "http://evil.example", "sec_fetch_site": "same-origin"},
+        {"host": "evil.example:4318"},
+        {"host": "127.0.0.1.evil.example"},
+    ],
+    ids=["rebound", "rebound without an origin", "looks like an address"],
+)
+def test_a_page_whose_name_resolves_to_this_machine_is_refused(receivers, headers):
+    running = receivers()
+    answer = post(running, request_bytes(), **headers)
+    assert answer.status_code == 421
+    assert "receiver.http.hosts" in status_of(answer).message
+    assert running.kept.requests == []
+    assert running.metrics.outcomes == {("http", "foreign_page"): 1}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://localhost:3000"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+    ],
+)
+def test_a_page_of_another_site_is_refused(receivers, headers):
+    running = receivers()
+    assert post(running, request_bytes(), **headers).status_code == 403
+    assert running.kept.requests == []
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:4318", "127.0.0.1", "127.8.8.8:1", "[::1]:4318"])
+def test_this_machine_has_several_names(receivers, host):
+    assert post(receivers(), request_bytes(), host=host).status_code == 200
+
+
+def test_an_operator_may_name_more_hosts(receivers):
+    running = receivers(http_settings={"hosts": ("host.docker.internal",)})
+    assert post(running, request_bytes(), host="host.docker.internal:4318").status_code == 200
+    assert post(running, request_bytes(), host="evil.example:4318").status_code == 421
+
+
+def test_an_address_that_others_reach_serves_programs_by_any_name_and_pages_by_none(receivers):
+    running = receivers(http_settings={"listen": "0.0.0.0:0"}, anonymous="accept")
+    assert post(running, request_bytes(), host="collector.audit.svc:4318").status_code == 200
+    assert post(running, request_bytes(), host="10.0.0.7:4318").status_code == 200
+    page = {"host": "evil.example", "origin": "http://evil.example"}
+    assert post(running, request_bytes(), **page).status_code == 421

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
+import socket
 import sys
 
+import httpx
 import pytest
 from auditspan_collector.cli.log import LineFormatter
-from auditspan_collector.metrics import _MAX_MARKS, Metrics, _Ages
+from auditspan_collector.metrics import _MAX_MARKS, Metrics, MetricsServer, _Ages
 from auditspan_collector.record import Selection
 from prometheus_client import generate_latest
 
@@ -152,3 +154,25 @@ def test_a_stack_is_in_the_same_line():
     assert "\n" not in line
     assert line.endswith("ValueError: why")
     assert "Traceback" in line
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8888"}, 200),
+        ({"host": "evil.example:8888"}, 421),
+        ({"origin": "http://evil.example"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+    ],
+)
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+def test_metrics_on_loopback_are_not_for_web_pages(headers, status, path):
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    server = MetricsServer(Metrics(version="1", stream="s"), lambda: "")
+    server.start(listener)
+    try:
+        assert httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers).status_code == status
+    finally:
+        server.stop()

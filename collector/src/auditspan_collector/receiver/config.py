@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from auditspan_collector.errors import ConfigError
+from auditspan_collector.hosts import Address
+
+__all__ = ["Address", "Config", "GrpcConfig", "HttpConfig", "SenderConfig", "TlsConfig"]
 
 MIN_TOKEN_CHARACTERS = 16
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where to listen. Port 0 lets the system choose."""
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> Address:
-        """``127.0.0.1:4317``, ``[::1]:4317`` or ``localhost:4317``. Raises ValueError, saying what is allowed."""
-        host, colon, port = text.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        host = host[1:-1] if bracketed else host
-        if not colon or not host or (":" in host) != bracketed or not port.isascii() or not port.isdigit():
-            raise ValueError(
-                f"{text!r} is no address; allowed: host:port, such as 127.0.0.1:4317 or [::1]:4317"
-            )
-        if int(port) > 65535:
-            raise ValueError(f"{text!r}: port {port} does not exist; allowed: 0 to 65535")
-        return cls(host, int(port))
-
-    @property
-    def loopback(self) -> bool:
-        """Whether only this machine can reach it. A name other than localhost may mean anything, so it does not."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
-
-    def __str__(self) -> str:
-        """As *parse* reads it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def _check_address(name: str, text: str) -> None:
@@ -88,6 +53,9 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         threads: Requests that are worked on at a time; each waits for its commit.
         max_connections: Connections at a time. Further requests are asked to come back later.
         read_timeout_s: How long a request's head may take, and then its body. Slower clients are cut off.
+        hosts: Further names that clients reach the listener by (HTTP's Host header). Known without saying so:
+            ``localhost``, loopback addresses, and the address in *listen*. On loopback a request by any other name
+            is refused, since any web page can make one; elsewhere only what comes from a browser is.
 
     """
 
@@ -95,6 +63,7 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     threads: Annotated[int, Meta(ge=1, le=1024)] = 32
     max_connections: Annotated[int, Meta(ge=1, le=65536)] = 512
     read_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    hosts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse an address that can't be one."""

@@ -29,6 +29,7 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from auditspan_collector.errors import AuditspanError, InvalidRequest, ShuttingDown, TooLarge
+from auditspan_collector.hosts import Hosts
 from auditspan_collector.receiver import answers
 from auditspan_collector.receiver.answers import Refusal
 from auditspan_collector.receiver.listening import claim, tls_context
@@ -160,6 +161,12 @@ class _Endpoint:
         self._limit_bytes = config.max_message_bytes
         self._read_timeout_s = config.http.read_timeout_s
         self._workers = anyio.CapacityLimiter(config.http.threads)
+        self._hosts = Hosts(
+            config.address("http").host,
+            config.http.hosts,
+            hint="receiver.http.hosts names further ones",
+            programs_by_any_name=True,
+        )
         self._senders = senders
         self._submit = submit
         self._metrics = metrics
@@ -197,6 +204,7 @@ class _Endpoint:
         received_unix_ns = self._clock_ns()
         if self.stopping:
             raise ShuttingDown("the collector is stopping")
+        self._refuse_pages(request)
         sender = self._senders.authenticate(request.headers.getlist("authorization"))
         encoding = _encoding(request)
         if encoding is None:
@@ -213,6 +221,15 @@ class _Endpoint:
         if accepted.receipt is not None:
             answer.headers[answers.RECEIPT_NAME] = answers.receipt_text(accepted.receipt)
         return answer
+
+    def _refuse_pages(self, request: Request) -> None:
+        refused = self._hosts.refusal(
+            *(request.headers.get(name) for name in ("host", "origin", "sec-fetch-site"))
+        )
+        if refused is not None:
+            raise _Refused(
+                Refusal("foreign_page", code_pb2.PERMISSION_DENIED, refused.status, refused.message)
+            )
 
     async def _read(self, request: Request, body: bytearray) -> None:
         """Fill *body*, and stop at the first byte too many."""

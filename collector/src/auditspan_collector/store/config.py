@@ -2,38 +2,23 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
 from auditspan_collector.errors import ConfigError
+from auditspan_collector.hosts import Address, is_loopback
 
 MIB = 1 << 20
 
 
 def split_address(text: str) -> tuple[str, int]:
     """Host and port of ``127.0.0.1:8123``, ``[::1]:8123`` or ``localhost:8123``. Raises ConfigError."""
-    host, colon, port = text.rpartition(":")
-    bracketed = host.startswith("[") and host.endswith("]")
-    host = host[1:-1] if bracketed else host
-    if not colon or not host or (":" in host) != bracketed or not (port.isascii() and port.isdigit()):
-        raise ConfigError(
-            f"listen: {text!r} is no address; allowed: host:port, such as 127.0.0.1:8123 or [::1]:8123"
-        )
-    if int(port) > 65535:
-        raise ConfigError(f"listen: port {port} does not exist; allowed: 0 to 65535")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach *host*; a name other than localhost may mean anything, so it does not."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        address = Address.parse(text)
+    except ValueError as error:
+        raise ConfigError(f"listen: {error}") from None
+    return address.host, address.port
 
 
 class User(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

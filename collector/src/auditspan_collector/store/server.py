@@ -2,9 +2,7 @@
 
 A thread per connection; the engine releases the GIL while it works, and this was as fast as an asynchronous server.
 
-A store on loopback without a password can be reached by every web page that its owner visits. So: the Host header
-must name this machine (a page's own name that resolves to 127.0.0.1 does not), requests that a browser marks as
-coming from another site are refused, and no header ever allows one to read an answer.
+Requests that a web page makes are refused before anything is read of them.
 """
 
 from __future__ import annotations
@@ -19,9 +17,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
+from auditspan_collector.hosts import Hosts
 from auditspan_collector.store import exchange, forms
 from auditspan_collector.store.body import Body
-from auditspan_collector.store.config import is_loopback, split_address
+from auditspan_collector.store.config import split_address
 from auditspan_collector.store.failures import (
     BAD_ARGUMENTS,
     SOCKET_TIMEOUT,
@@ -48,34 +47,6 @@ _NOT_FOUND: Final = (
     b"Or /replicas_status for more sophisticated health checks.\n\n"
     b"Send queries with POST, or reading ones with GET /?query=...\n"
 )
-
-
-class _Hosts:
-    """The names that this store answers to."""
-
-    def __init__(self, config: Config) -> None:
-        self._listen, _ = split_address(config.listen)
-        self._names = {name.lower() for name in (*config.hosts, self._listen, "localhost")}
-        self._open = not is_loopback(self._listen)
-
-    def allow(self, header: str) -> bool:
-        """Whether a Host header names this machine."""
-        try:
-            name = (urlsplit(f"//{header}").hostname or "").lower()
-        except ValueError:
-            return False
-        if name in self._names or is_loopback(name):
-            return True
-        # On an open address clients come by the machine's addresses; a web page's name is none.
-        return self._open and name.replace(".", "").replace(":", "").isalnum() and _is_address(name)
-
-
-def _is_address(name: str) -> bool:
-    for family in (socket.AF_INET, socket.AF_INET6):
-        with contextlib.suppress(OSError):
-            socket.inet_pton(family, name)
-            return True
-    return False
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -180,18 +151,11 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers.get("Host")
         if host is None and self.request_version == "HTTP/1.1":
             raise QueryFailed.because(BAD_ARGUMENTS, "The request has no Host header.")
-        if host is not None and not self.server.hosts.allow(host):
-            raise QueryFailed.because(
-                BAD_ARGUMENTS, f"Host {host!r} is not this store; store.hosts names further ones.", status=421
-            )
-        origin = self.headers.get("Origin")
-        site = self.headers.get("Sec-Fetch-Site", "none")
-        foreign = origin is not None and origin.lower() not in (
-            f"http://{host}".lower(),
-            f"https://{host}".lower(),
+        refused = self.server.hosts.refusal(
+            host, self.headers.get("Origin"), self.headers.get("Sec-Fetch-Site")
         )
-        if foreign or site not in ("none", "same-origin"):
-            raise QueryFailed.because(BAD_ARGUMENTS, "Requests of web pages are not served.", status=403)
+        if refused is not None:
+            raise QueryFailed.because(BAD_ARGUMENTS, refused.message, status=refused.status)
 
     def _answer(self, body: Body, *, readonly: bool) -> None:
         try:
@@ -225,9 +189,10 @@ class _Handler(BaseHTTPRequestHandler):
         ):
             connection = self.server.engine.connect()
             try:
-                exchange.Exchange(asked, body, connection, reply, self.server.config).run(
-                    user, turn, readonly=readonly
+                one = exchange.Exchange(
+                    asked, body, connection, reply, config=self.server.config, folder=self.server.folder
                 )
+                one.run(user, turn, readonly=readonly)
             finally:
                 connection.close()
 
@@ -268,12 +233,12 @@ class Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def __init__(self, config: Config, engine: Engine, folder: Path) -> None:
-        """Listen. *folder* takes results that are too large for memory. Raises OSError when it can't."""
+        """Listen. *folder* takes what is too large for memory. Raises OSError when it can't."""
         host, port = split_address(config.listen)
         self.config = config
         self.engine = engine
         self.folder = folder
-        self.hosts = _Hosts(config)
+        self.hosts = Hosts(host, config.hosts, hint="store.hosts names further ones")
         self.users = Users(config.users)
         self.running = Running(config.max_concurrent_requests, config.queue_wait_s, engine.stop_statement)
         self.serving = True
