@@ -46,8 +46,10 @@ if TYPE_CHECKING:
 logging.getLogger("clickhouse_connect").setLevel(logging.ERROR)
 
 # Answers after which the same request may succeed without anybody changing it: too much at once, a node, a replica,
-# a quorum or Keeper that is away, a full disk. Numbers from ClickHouse's src/Common/ErrorCodes.cpp.
+# a quorum or Keeper that is away, a full disk (243; in the middle of writing also 75, 76, 1001). Numbers from ClickHouse's src/Common/ErrorCodes.cpp.
 TRANSIENT_CODES: Final = {
+    75: "CANNOT_WRITE_TO_FILE_DESCRIPTOR",
+    76: "CANNOT_OPEN_FILE",
     95: "CANNOT_READ_FROM_SOCKET",
     96: "CANNOT_WRITE_TO_SOCKET",
     159: "TIMEOUT_EXCEEDED",
@@ -99,6 +101,7 @@ TRANSIENT_CODES: Final = {
     778: "MEMORY_RESERVATION_FAILED",
     904: "TOO_MANY_UNAVAILABLE_SHARDS",
     999: "KEEPER_EXCEPTION",
+    1001: "STD_EXCEPTION",
     1019: "QUERY_SLOT_ACQUISITION_TIMEOUT",
     1020: "MEMORY_RESERVATION_ACQUISITION_TIMEOUT",
 }

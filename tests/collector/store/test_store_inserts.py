@@ -45,12 +45,14 @@ def test_a_token_is_remembered_over_a_restart(start, tmp_path):
     assert count(second, "t") == 5
 
 
-def test_inserts_are_synchronous_unless_asked_otherwise(store, table):
+def test_inserts_are_synchronous_whatever_is_asked(store, table):
     assert store.sql("SELECT getSetting('async_insert')") == "false"
     store.sql(f"INSERT INTO {table} VALUES (1, 'x')")
     assert count(store, table) == 1
     store.ask("(2, 'y')", query=f"INSERT INTO {table} VALUES", async_insert=1, wait_for_async_insert=1)
     assert count(store, table) == 2
+    store.ask("(3, 'z')", query=f"INSERT INTO {table} VALUES", async_insert=1, wait_for_async_insert=0)
+    assert count(store, table) == 3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_bad_data_is_an_error_and_nothing_of_it_is_stored(store, table, form, da
     assert count(store, table) == 0
 
 
-def test_a_bad_row_in_a_long_stream_is_told_while_the_client_still_sends(store, table):
+def test_a_bad_row_at_the_start_of_a_long_stream_is_told(store, table):
     def body():
         yield b"zz,x\n"
         for _ in range(200):

@@ -32,7 +32,24 @@ def test_data_starts_right_behind_the_head(head, form, data):
     assert isinstance(found, InsertWithData)
     assert found.format == form
     assert (head + data)[found.data_start :] == data
-    assert found.statement + b"FORMAT" == head[: len(found.statement)] + b"FORMAT"
+    assert head.startswith(found.target + found.settings)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"INSERT INTO t VALUES (1)", b"INSERT INTO t \nHERE\nFORMAT Values"),
+        (
+            b"INSERT INTO settings (settings) SETTINGS x = 'SETTINGS' FORMAT CSV",
+            b"INSERT INTO settings (settings) \nHERE\nSETTINGS x = 'SETTINGS' FORMAT CSV",
+        ),
+        (b"INSERT INTO t -- SETTINGS\n(a)FORMAT CSV", b"INSERT INTO t -- SETTINGS\n(a)\nHERE\nFORMAT CSV"),
+    ],
+)
+def test_where_the_data_is_can_be_told_before_the_settings(text, told):
+    found = read(text)
+    assert isinstance(found, InsertWithData)
+    assert found.taking_data(b"HERE") == told
 
 
 def test_only_one_line_end_belongs_to_the_head():
@@ -77,7 +94,7 @@ def test_other_statements_are_looked_at_only_as_far_as_needed(text, keyword, for
 def test_anything_can_be_read(text):
     found = read(text)
     if isinstance(found, InsertWithData):
-        assert text.startswith(found.statement)
-        assert len(found.statement) < found.data_start <= len(text)
+        assert text.startswith(found.target + found.settings)
+        assert len(found.target + found.settings) < found.data_start <= len(text)
     else:
         assert found.text == text

@@ -9,6 +9,12 @@ has no `classify_query` and drops result blocks without rows (headers, totals), 
 ``import chdb`` starts and stops an engine in memory first, with whatever configuration lies in the user's home or
 the working directory, which takes half a second and is not confined.
 
+An INSERT gets its data from an open file, by FROM INFILE. That is the one way that takes data of any length in bounded
+memory and raises whatever goes wrong until the rows are stored. chDB's streaming insert (`send_insert`) reports
+success when the table does not take its last block (disk full, CONSTRAINT, too many partitions). Data behind the
+statement has to be in memory, and some formats end it at a blank line and run what follows as a statement. Each start
+checks that the engine tells (`_check_that_inserts_tell`).
+
 Order matters on a connection: database, settings, then ``readonly`` as the last one; from there on the engine
 refuses to change any setting. Client settings are sent as quoted SET statements, never in the connection string.
 """
@@ -22,7 +28,7 @@ import os
 import re
 import sys
 import tempfile
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from auditspan_collector.errors import StoreRejected
 from auditspan_collector.store import statement
@@ -35,12 +41,15 @@ from auditspan_collector.store.failures import (
     READONLY,
     SYNTAX_ERROR,
     UNKNOWN_SETTING,
+    VIOLATED_CONSTRAINT,
     QueryFailed,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+
+    from auditspan_collector.store.statement import InsertWithData
 
 
 def _load_extension() -> Any:
@@ -98,6 +107,15 @@ def identifier(name: str) -> bytes:
     return b"`" + raw.replace(b"\\", b"\\\\").replace(b"`", b"\\`").replace(b"\0", b"\\0") + b"`"
 
 
+def _path(file: IO[bytes]) -> str:
+    """Where this process finds *file*, also when it has no name (any more)."""
+    return f"/dev/fd/{file.fileno()}"
+
+
+def _infile(file: IO[bytes]) -> bytes:
+    return f"FROM INFILE '{_path(file)}' COMPRESSION 'none'".encode()
+
+
 @contextlib.contextmanager
 def _engine_errors() -> Iterator[None]:
     try:
@@ -119,32 +137,6 @@ def _judge_definition(canonical: bytes) -> None:
             )
     if words[1:2] == [b"DATABASE"] and b"SETTINGS" in words:
         raise QueryFailed.because(ACCESS_DENIED, "SETTINGS of a database are not served.")
-
-
-class Insertion:
-    """An INSERT that takes its data in pieces. Whoever leaves it without `finish` must `cancel`."""
-
-    def __init__(self, raw: Any, statement: bytes, form: str) -> None:
-        """Start it; *statement* ends before FORMAT. Raises QueryFailed."""
-        self._raw = raw
-        with _engine_errors():
-            self._handle = raw.send_insert(statement, form)
-
-    def append(self, data: bytes) -> None:
-        """Hand over a piece; waits while the engine is behind. Raises QueryFailed."""
-        with _engine_errors():
-            self._raw.insert_append(self._handle, data)
-
-    def finish(self) -> Chunk:
-        """Commit; on return it is stored as the table's settings promise. Raises QueryFailed."""
-        with _engine_errors():
-            done = self._raw.insert_done(self._handle)
-        return Chunk(b"", 0, 0, 0, done.rows_written(), done.bytes_written())
-
-    def cancel(self) -> None:
-        """Store nothing more; blocks that are already full stay, as on a server."""
-        with contextlib.suppress(RuntimeError):  # it may have ended by itself
-            self._raw.insert_cancel(self._handle)
 
 
 class Connection:
@@ -255,9 +247,30 @@ class Connection:
             done.bytes_written(),
         )
 
-    def insert(self, statement: bytes, form: str) -> Insertion:
-        """Start an INSERT whose data follows."""
-        return Insertion(self._raw, statement, form)
+    def judge_insert(self, found: InsertWithData, source: IO[bytes]) -> None:
+        """Refuse *found* unless it takes its data from *source* and nothing else. Raises QueryFailed."""
+        text = found.taking_data(_infile(source))
+        canonical = self.canonical(text)
+        # In canonical form a quote inside a string is escaped, so this can only be the clause (or a string's end).
+        ours = canonical.count(b"INFILE '") == 1 and _infile(source) in canonical
+        if not ours or not canonical.startswith(b"INSERT INTO "):
+            raise QueryFailed.because(
+                NOT_IMPLEMENTED, "FROM INFILE is not allowed; send the data with the request."
+            )
+
+    def insert(self, found: InsertWithData, source: IO[bytes]) -> Chunk:
+        """Store the rows in *source*, from its first byte; `judge_insert` comes before.
+
+        On return they are stored as the table's settings promise. Raises QueryFailed; then blocks that were full
+        before the failing one may be stored, as on a server, and nothing else.
+        """
+        source.seek(0)
+        try:
+            return self.run(found.taking_data(_infile(source)), "Null", {})
+        except QueryFailed as failure:
+            # The client knows of no file.
+            text = failure.text.replace(f"(in file/uri {_path(source)}): ", "")
+            raise QueryFailed(failure.code, text, status=failure.status) from None
 
     def close(self) -> None:
         """End the session; a statement that still runs in it is cancelled."""
@@ -304,6 +317,7 @@ class Engine:
             raise StoreRejected(f"store.path: the engine can't open {data}: {said[0] or problem}")
         try:
             self._check_confinement()
+            self._check_that_inserts_tell()
             self.version, self.timezone, self.host = self._identify()
         except BaseException:
             self.close()
@@ -346,6 +360,27 @@ class Engine:
                     )
         finally:
             connection.close()
+
+    def _check_that_inserts_tell(self) -> None:
+        """Insert a row that its table must refuse. Raises StoreRejected when the engine says that all went well."""
+        refusing = statement.read(b"INSERT INTO probe FORMAT RowBinary\n")
+        connection = self.connect()
+        code = 0
+        try:
+            connection.run(b"CREATE TEMPORARY TABLE probe (a UInt8, CONSTRAINT never CHECK 0)", "Null", {})
+            with tempfile.TemporaryFile() as row:
+                row.write(b"\x01")
+                row.flush()
+                connection.insert(cast("InsertWithData", refusing), row)
+        except QueryFailed as failure:
+            code = failure.code
+        finally:
+            connection.close()
+        if code != VIOLATED_CONSTRAINT:
+            raise StoreRejected(
+                "the engine does not tell when a table refuses rows: an insert that must fail ended with code "
+                f"{code}, not {VIOLATED_CONSTRAINT}; this version of chdb can't be used"
+            )
 
     def _identify(self) -> tuple[str, str, str]:
         with _engine_errors():

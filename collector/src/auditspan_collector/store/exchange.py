@@ -6,7 +6,10 @@ setting of the engine's, which knows its settings best.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import re
+import tempfile
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -14,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 from auditspan_collector.store import formats, native, statement
 from auditspan_collector.store.failures import (
     BAD_ARGUMENTS,
+    NOT_ENOUGH_SPACE,
+    READONLY,
     SESSION_NOT_FOUND,
     SYNTAX_ERROR,
     UNKNOWN_ROLE,
@@ -23,6 +28,7 @@ from auditspan_collector.store.reply import Shape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from auditspan_collector.store.body import Body, Headers
     from auditspan_collector.store.config import Config, User
@@ -145,18 +151,32 @@ def _limited(settings: dict[str, str], user: User, limit_s: float) -> dict[str, 
     return settings if fits else {**settings, "max_execution_time": str(max(1, round(limit_s)))}
 
 
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise QueryFailed.because(
+            NOT_ENOUGH_SPACE,
+            "No space left on the store's disk for the data of this INSERT; nothing of it counts.",
+        ) from None
+
+
 class Exchange:
     """Runs one request's statement on *connection* and writes to *reply*."""
 
     def __init__(
-        self, asked: Wanted, body: Body, connection: Connection, reply: Reply, config: Config
+        self, asked: Wanted, body: Body, connection: Connection, reply: Reply, *, config: Config, folder: Path
     ) -> None:
-        """Everything that the request needs; nothing has run yet."""
+        """Everything that the request needs; nothing has run yet. *folder* holds the data of an INSERT meanwhile."""
         self._asked = asked
         self._body = body
         self._connection = connection
         self._reply = reply
         self._config = config
+        self._folder = folder
 
     def run(self, user: User, turn: Turn, *, readonly: bool) -> None:
         """Run it to its end. Raises QueryFailed; what has been written by then is the reply's to tell."""
@@ -171,7 +191,7 @@ class Exchange:
             self._body.expect_blocks()
         found, rest = self._statement()
         if isinstance(found, statement.InsertWithData):
-            self._insert(found, rest)
+            self._insert(found, rest, readonly=readonly)
         else:
             connection.judge(found.text, found.keyword, readonly=readonly)
             turn.abandonable = found.keyword in _ANSWERING
@@ -204,18 +224,18 @@ class Exchange:
             yield first
         yield from self._body
 
-    def _insert(self, found: statement.InsertWithData, data: Iterable[bytes]) -> None:
+    def _insert(self, found: statement.InsertWithData, data: Iterable[bytes], *, readonly: bool) -> None:
+        """Take the data in first: a body that ends early must store nothing, and its memory stays bounded."""
+        if readonly:
+            raise QueryFailed.because(READONLY, "Cannot execute query in readonly mode.")
         connection = self._connection
-        connection.refuse_infile(found.statement + b" FORMAT " + found.format.encode())
-        connection.bind(self._asked.parameters)
-        insertion = connection.insert(found.statement, found.format)
-        try:
+        with _disk_errors(), tempfile.TemporaryFile(dir=self._folder) as whole:
+            connection.judge_insert(found, whole)
+            connection.bind(self._asked.parameters)
             for piece in data:
-                insertion.append(piece)
-            done = insertion.finish()
-        except BaseException:
-            insertion.cancel()
-            raise
+                whole.write(piece)
+            whole.flush()
+            done = connection.insert(found, whole)
         self._reply.summary.add(done)
 
     def _answer(self, found: statement.Statement) -> None:

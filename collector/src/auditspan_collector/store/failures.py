@@ -19,10 +19,12 @@ SOCKET_TIMEOUT: Final = 209
 NETWORK_ERROR: Final = 210
 QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING: Final = 216
 ABORTED: Final = 236
+NOT_ENOUGH_SPACE: Final = 243
 CANNOT_DECOMPRESS: Final = 271
 QUERY_IS_TOO_LARGE: Final = 307
 INTO_OUTFILE_NOT_ALLOWED: Final = 358
 SESSION_NOT_FOUND: Final = 372
+VIOLATED_CONSTRAINT: Final = 469
 ACCESS_DENIED: Final = 497
 UNKNOWN_ROLE: Final = 511
 AUTHENTICATION_FAILED: Final = 516
@@ -69,7 +71,8 @@ _STATUS: Final = {
     **dict.fromkeys((76, SOCKET_TIMEOUT, TOO_MANY_SIMULTANEOUS_QUERIES, ABORTED, 439), 503),
 }
 
-_CODE = re.compile(r"Code: (\d+)\. DB::Exception: ")
+# ErrnoException and others are exceptions of the engine too.
+_CODE = re.compile(r"Code: (\d+)\. DB::\w*Exception: ")
 # The engine wraps some errors in themselves, once for each layer that they pass.
 _WRAPPED_START = re.compile(r"(?:Code: \d+\. DB::Exception: )+(?=Code: \d+\. DB::Exception: )")
 _WRAPPED_END = re.compile(r"(\([A-Z_0-9]+\)) \(version [^)]*\)\.(?: \1 \(version [^)]*\)\.)* \1")

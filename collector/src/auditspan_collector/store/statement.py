@@ -1,29 +1,32 @@
 """What kind of statement arrived, and where the data of an INSERT starts.
 
 ClickHouse's parser has the last word on every statement; this module looks only as far as routing needs. Reading a
-statement wrongly here makes it fail, never do more: data goes to the engine's streaming insert, which takes nothing
-but an INSERT without SELECT, and everything else is judged by the engine's own parser before it runs (*engine*).
-Where data starts: ClickHouse's src/Parsers/ParserInsertQuery.cpp.
+statement wrongly here makes it fail, never do more: the engine's own parser judges both an INSERT with data and
+everything else before it runs (*engine*). Where data starts: ClickHouse's src/Parsers/ParserInsertQuery.cpp.
+
+The time it takes grows with the length of the statement and no faster, whatever the statement is: whoever may only
+read sends these too. So a quote that nobody closes takes the rest of the text, as no statement can be made of it any
+more, and once a ``$tag$`` is not closed, no further one is looked for.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TOKEN = re.compile(
-    rb"""
-    (?P<space> \s+ | --[^\n]* | \#[!\ ][^\n]* | /\*.*?(?:\*/|\Z) )
-  | (?P<quoted> '(?:[^'\\]|\\.|'')*' | "(?:[^"\\]|\\.|"")*" | `(?:[^`\\]|\\.|``)*` | \$(?P<tag>\w*)\$.*?\$(?P=tag)\$ )
-  | (?P<word> [A-Za-z0-9_$\x80-\xff]+ )
+_WITHOUT_TAGS: Final = rb"""
+    (?P<space> \s++ | --[^\n]*+ | \#[!\ ][^\n]*+ | /\*.*?(?:\*/|\Z) )
+  | (?P<quoted> '(?:[^'\\]++|\\.|'')*+(?:'|\\?\Z) | "(?:[^"\\]++|\\.|"")*+(?:"|\\?\Z)
+              | `(?:[^`\\]++|\\.|``)*+(?:`|\\?\Z) )
+  | (?P<word> [A-Za-z0-9_$\x80-\xff]++ )
   | (?P<other> . )
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+    """
+_TOKEN = re.compile(_WITHOUT_TAGS, re.VERBOSE | re.DOTALL)
+_TOKEN_OR_TAG = re.compile(rb"(?P<tag> \$\w*+\$ ) |" + _WITHOUT_TAGS, re.VERBOSE | re.DOTALL)
 _OPEN, _CLOSE = frozenset(b"([{"), frozenset(b")]}")
 _STREAMED = frozenset({b"SELECT", b"WITH", b"FROM"})
 
@@ -37,14 +40,20 @@ class _Token(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class InsertWithData:
-    """``INSERT INTO t (a, b) FORMAT CSV`` and its data. *statement* ends before FORMAT or VALUES.
+    """``INSERT INTO t (a, b) SETTINGS x = 1 FORMAT CSV`` and its data.
 
-    *data_start* counts bytes from the start of the text: the first byte of the data that came with the statement.
+    *target* ends before SETTINGS, *settings* before FORMAT or VALUES. *data_start* counts bytes from the start of the
+    text: the first byte of the data that came with the statement.
     """
 
-    statement: bytes
+    target: bytes
+    settings: bytes
     format: str
     data_start: int
+
+    def taking_data(self, clause: bytes) -> bytes:
+        """The statement that finds its data by *clause* (``FROM INFILE ...``) instead of behind itself."""
+        return b"%s\n%s\n%sFORMAT %s" % (self.target, clause, self.settings, self.format.encode())
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +70,44 @@ class Statement:
         return self.keyword.encode() in _STREAMED
 
 
+def _pieces(text: bytes) -> Iterator[tuple[str | None, int, int]]:
+    """Kind, start and end of every token; what stands between two equal tags (``$a$...$a$``) is one, quoted."""
+    position = 0
+    while True:
+        for match in _TOKEN_OR_TAG.finditer(text, position):
+            if match.lastgroup == "tag":
+                break
+            yield match.lastgroup, match.start(), match.end()
+        else:
+            return
+        start, tag = match.start(), match.group()
+        closing = text.find(tag, match.end())
+        if closing < 0:
+            break
+        position = closing + len(tag)
+        yield "quoted", start, position
+    # Each search for the end of a tag that has none reads the whole rest; one of them is enough.
+    for match in _TOKEN.finditer(text, start):
+        yield match.lastgroup, match.start(), match.end()
+
+
 def _tokens(text: bytes) -> Iterator[_Token]:
     """The tokens of *text* that lie outside parentheses, without space and comments."""
     depth = 0
-    for match in _TOKEN.finditer(text):
-        kind = match.lastgroup
+    for kind, start, end in _pieces(text):
         if kind == "space":
             continue
-        value = match.group()
-        if kind == "other" and value[0] in _OPEN:
+        if kind == "other" and text[start] in _OPEN:
             depth += 1
-        elif kind == "other" and value[0] in _CLOSE:
+        elif kind == "other" and text[start] in _CLOSE:
             depth -= 1
         elif depth == 0:
-            word = kind == "word"
-            yield _Token(value.upper() if word else value, word, match.start(), match.end())
+            value, word = text[start:end], kind == "word"
+            yield _Token(value.upper() if word else value, word, start, end)
 
 
 def outside_strings(canonical: bytes) -> Iterator[bytes]:
-    """The words and signs of a statement as the parser writes it (no comments), without its strings."""
+    """The words and signs of a statement as the parser writes it (no comments, no tags), without its strings."""
     for match in _TOKEN.finditer(canonical):
         if match.lastgroup != "space" and not match.group().startswith(b"'"):
             yield match.group()
@@ -111,16 +139,21 @@ def _data_after_format(text: bytes, position: int) -> int:
 
 def _insert(text: bytes, tokens: Iterator[_Token]) -> InsertWithData | None:
     token = _skip_target(tokens)
+    settings: int | None = None
     while token is not None:
-        if token.word and token.text == b"VALUES":
-            return InsertWithData(text[: token.start], "Values", token.end)
-        if token.word and token.text == b"FORMAT":
-            name = next(tokens, None)
-            if name is None or not name.word:
-                return None
-            written = text[name.start : name.end].decode("ascii", "replace")
-            return InsertWithData(text[: token.start], written, _data_after_format(text, name.end))
-        if token.word and token.text in (b"SELECT", b"WITH", b"FROM", b"WATCH"):
+        if token.word and token.text == b"SETTINGS" and settings is None:
+            settings = token.start
+        elif token.word and token.text in (b"VALUES", b"FORMAT"):
+            form, data = "Values", token.end
+            if token.text == b"FORMAT":
+                name = next(tokens, None)
+                if name is None or not name.word:
+                    return None
+                form = text[name.start : name.end].decode("ascii", "replace")
+                data = _data_after_format(text, name.end)
+            target_end = token.start if settings is None else settings
+            return InsertWithData(text[:target_end], text[target_end : token.start], form, data)
+        elif token.word and token.text in (b"SELECT", b"WITH", b"FROM", b"WATCH"):
             return None
         token = next(tokens, None)
     return None
