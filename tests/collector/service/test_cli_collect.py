@@ -79,7 +79,7 @@ def test_a_second_signal_ends_it_at_once(collect):
     # A request whose body never comes keeps the first stop waiting; the second does not wait.
     with socket.create_connection(("127.0.0.1", child.ports()[1])) as slow:
         slow.sendall(
-            f"POST /v1/traces HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nexpect: 100-continue\r\n"
+            f"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nexpect: 100-continue\r\n"
             "content-type: application/json\r\ncontent-length: 10\r\n\r\n".encode()
         )
         assert slow.recv(100).startswith(b"HTTP/1.1 100")

@@ -157,7 +157,9 @@ def test_each_error_is_a_status_in_the_encoding_of_the_request(  # noqa: PLR0917
 def test_other_paths_and_methods_are_refused_in_the_same_form(receivers, method, path, http_status):
     running = receivers()
     with running.connect() as connection:
-        connection.sendall(f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode())
+        connection.sendall(
+            f"{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n".encode()
+        )
         answer = read_all(connection)
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 %d" % http_status)
@@ -549,3 +551,16 @@ def test_an_address_that_others_reach_serves_programs_by_any_name_and_pages_by_n
     assert post(running, request_bytes(), host="10.0.0.7:4318").status_code == 200
     page = {"host": "evil.example", "origin": "http://evil.example"}
     assert post(running, request_bytes(), **page).status_code == 421
+
+
+def test_a_body_of_many_gzip_members_is_refused_in_time():
+    members = gzip.compress(b"", mtime=0) * 50_000
+    with pytest.raises(TooLarge, match="256 gzip members"):
+        inflate(members, 1 << 20)
+
+
+def test_a_few_gzip_members_are_one_body_wherever_they_end():
+    pieces = [bytes([number]) * (40_000 + number) for number in range(64)]
+    noise = random.Random(3).randbytes(300_000)
+    body = b"".join(gzip.compress(piece) for piece in [*pieces, noise, b"", noise])
+    assert inflate(body, 1 << 24) == b"".join([*pieces, noise, noise])
