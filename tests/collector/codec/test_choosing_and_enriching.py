@@ -545,3 +545,19 @@ def test_the_same_span_gives_the_same_record_under_any_number_of_tries():
     later = OtlpRequest(body, "protobuf", INSTRUMENTED, "127.0.0.1", RECEIVED_UNIX_NS + 10**9)
     assert encode(later, Limits()).leaves[0].identity == first.leaves[0].identity
     assert encode(later, Limits()).leaves[0].hash != first.leaves[0].hash
+
+
+def test_events_and_links_over_the_limit_are_counted_and_the_first_are_kept():
+    made = record(
+        {"audit.action": "READ"},
+        limits=Limits(events_per_span=2, links_per_span=1),
+        events=[Span.Event(name=str(number)) for number in range(5)],
+        links=[Span.Link(trace_id=bytes([number + 1] * 16), span_id=b"l" * 8) for number in range(3)],
+        dropped_events_count=10,
+    )
+    assert [event.name for event in made.events] == ["0", "1"]
+    assert [link.trace_id[0] for link in made.links] == [1]
+    assert (made.dropped_events_count, made.dropped_links_count) == (13, 2)
+    cuts = json.loads(dict(made.attributes)["auditspan.truncated"])
+    assert {"in": "events", "dropped": 3} in cuts
+    assert {"in": "links", "dropped": 2} in cuts

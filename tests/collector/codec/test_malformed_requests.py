@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from auditspan_collector import decode
 from auditspan_collector.decode import wire
-from auditspan_collector.errors import InvalidRequest
+from auditspan_collector.errors import InvalidRequest, TooLarge
 from collector.codec import otlp_strategies as otlp
 from collector.codec import wire_format as wf
 from google.protobuf.message import DecodeError
@@ -266,7 +268,7 @@ def test_whatever_the_judge_lets_pass_upb_can_parse(data, cut):
             data[:position] + cut.draw(st.binary(max_size=2)) + data[position + cut.draw(st.integers(0, 2)) :]
         )
     try:
-        wire.judge(data, 0, len(data), SPAN, 1)
+        wire.judge(data, 0, len(data), SPAN, 1, wire.Budget(data))
     except wire.Malformed as judged:
         problem = judged.problem
     else:
@@ -330,3 +332,44 @@ def test_values_of_a_profile_string_table_are_no_value():
     from auditspan_collector.processor.values import text_of
 
     assert text_of(value) == ("", "empty")
+
+
+# What is cheap to send and dear to read
+
+DENSE = 2 << 20
+EMPTY_SPANS = wf.length_delimited(1, wf.length_delimited(2, b"\x12\x00" * (DENSE // 2)))
+TOO_MUCH = {
+    "empty spans": (EMPTY_SPANS, "65536 spans"),
+    "empty scopes": (wf.length_delimited(1, b"\x12\x00" * (DENSE // 2)), "65536 resources and scopes"),
+    "empty resources": (b"\x0a\x00" * (DENSE // 2), "65536 resources and scopes"),
+    "empty pieces of a resource": (wf.length_delimited(1, b"\x0a\x00" * (DENSE // 2)), "messages"),
+    "empty attributes of an untagged span": (
+        wf.request(b"\x4a\x00" * (DENSE // 2), tagged=False),
+        "messages",
+    ),
+    "empty events": (wf.request(b"\x5a\x00" * (DENSE // 2)), "messages"),
+    "empty links": (wf.request(b"\x6a\x00" * (DENSE // 2)), "messages"),
+}
+
+
+@pytest.mark.parametrize(("body", "words"), TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_request_that_is_all_tiny_messages_is_refused_before_they_become_objects(body, words):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(TooLarge, match=words):
+        [decode.decode(found) for found in decode.find(body, "protobuf", "audit.").spans]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024
+
+
+def test_a_document_that_is_all_tiny_objects_is_refused_before_it_is_read():
+    with pytest.raises(TooLarge, match="messages"):
+        decode.find(b"[" + b"{}," * (1 << 20) + b"{}]", "json", "audit.")
+
+
+@pytest.mark.parametrize(
+    "unusual", [b"", b"\xf8\x7f\x01"], ids=["as exporters write it", "with an unknown field"]
+)
+def test_spans_over_the_limit_are_refused_in_both_ways_alike(unusual):
+    body = wf.length_delimited(1, wf.length_delimited(2, b"\x12\x00" * 3)) + unusual
+    assert decode.find(body, "protobuf", "audit.", spans_limit=3).total == 3
+    with pytest.raises(TooLarge, match=r"more than 2 spans \(limits\.spans_per_request\)"):
+        decode.find(body, "protobuf", "audit.", spans_limit=2)

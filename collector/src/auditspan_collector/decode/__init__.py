@@ -24,13 +24,14 @@ Reference: opentelemetry/proto/collector/trace/v1/trace_service.proto, ExportTra
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from auditspan_collector.decode import otlp_json
-from auditspan_collector.decode.walk import Walk
+from auditspan_collector.decode.walk import Walk, check_spans
+from auditspan_collector.decode.wire import SPANS_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,17 +78,24 @@ class DecodedSpan:
     scope_schema_url: str
 
 
-def find(body: bytes, encoding: Encoding, prefix: str) -> Found:
+# A message costs upb a hundred bytes, and its sender two. What may hold more of them than this is walked instead.
+_MAX_MESSAGES_AT_ONCE: Final = 1 << 18
+# The tags of all fields that are messages, in one byte and as the first of several; upper bits don't matter here.
+_MESSAGE_TAGS: Final = bytes(byte for byte in range(256) if byte & 7 == 2)
+
+
+def find(body: bytes, encoding: Encoding, prefix: str, *, spans_limit: int = SPANS_LIMIT) -> Found:
     """The spans in the ExportTraceServiceRequest *body* with an attribute whose key starts with *prefix*.
 
-    Raises InvalidRequest for broken framing or keys of any span (protobuf), or anything that is not OTLP/JSON (json).
+    Raises InvalidRequest for broken framing or keys of any span (protobuf), or anything that is not OTLP/JSON (json),
+    and TooLarge when there are more than *spans_limit* spans, or more in them than memory and time allow.
     """
     if encoding == "json":
         body = otlp_json.to_protobuf(body)
-    request = _proven(body)
+    request = _proven(body) if _few_messages(body) else None
     if request is not None:
-        return _find_in_objects(request, prefix)
-    walk = Walk(body, prefix)
+        return _find_in_objects(request, prefix, spans_limit)
+    walk = Walk(body, prefix, spans_limit)
     return Found(walk.total, walk.frames)
 
 
@@ -96,6 +104,13 @@ def decode(found: FoundSpan) -> DecodedSpan:
     resource, resource_schema_url = found.resource()
     scope, scope_schema_url = found.scope()
     return DecodedSpan(found.span(), resource, scope, resource_schema_url, scope_schema_url)
+
+
+def _few_messages(body: bytes) -> bool:
+    """Whether *body* surely has few messages: each has a tag, and counting bytes that could be one is quick."""
+    if len(body) <= 2 * _MAX_MESSAGES_AT_ONCE:
+        return True
+    return len(body) - len(body.translate(None, _MESSAGE_TAGS)) <= _MAX_MESSAGES_AT_ONCE
 
 
 def _proven(body: bytes) -> ExportTraceServiceRequest | None:
@@ -129,13 +144,15 @@ class _ProvenSpan:
         return self._resource_spans.resource, self._resource_spans.schema_url
 
 
-def _find_in_objects(request: ExportTraceServiceRequest, prefix: str) -> Found:
-    total = 0
+def _find_in_objects(request: ExportTraceServiceRequest, prefix: str, spans_limit: int) -> Found:
+    total, groups = 0, len(request.resource_spans)
     found = []
     for resource_spans in request.resource_spans:
+        groups += len(resource_spans.scope_spans)
         for scope_spans in resource_spans.scope_spans:
             spans = scope_spans.spans
             total += len(spans)
+            check_spans(total, groups, spans_limit)
             for span in spans:
                 for attribute in span.attributes:
                     if attribute.key.startswith(prefix):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from google.protobuf.descriptor import FieldDescriptor
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from auditspan_collector.decode import wire
 from auditspan_collector.decode.wire import MAX_DEPTH
 from auditspan_collector.errors import InvalidRequest
 
@@ -66,8 +67,9 @@ def to_protobuf(body: bytes) -> bytes:
     """The ExportTraceServiceRequest in *body* (JSON in UTF-8) in protobuf's wire format.
 
     Raises InvalidRequest with byte offset, line and column where it is no JSON, and with the JSON path, without an
-    offset, where a value does not fit its field.
+    offset, where a value does not fit its field; TooLarge when it holds more objects and arrays than one request may.
     """
+    wire.Budget(body).spend(body.count(b"{") + body.count(b"["))
     document = _parse(body)
     request = ExportTraceServiceRequest()
     try:

@@ -16,7 +16,7 @@ from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import ResourceSpans, ScopeSpans, Span
 
 from auditspan_collector.decode import wire
-from auditspan_collector.errors import InvalidRequest
+from auditspan_collector.errors import InvalidRequest, TooLarge
 
 if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
@@ -58,14 +58,20 @@ class _Group:
 class SpanFrame:
     """Where one span lies in a request, and which of its attributes have the prefix that was looked for."""
 
-    __slots__ = ("_attributes", "_body", "_end", "_index", "_scope", "_start")
+    __slots__ = ("_attributes", "_body", "_budget", "_end", "_index", "_scope", "_start")
 
     def __init__(
-        self, scope: _Group, index: int, where: tuple[bytes, int, int], attributes: list[_Attribute]
+        self,
+        scope: _Group,
+        index: int,
+        where: tuple[bytes, int, int],
+        attributes: list[_Attribute],
+        budget: wire.Budget,
     ) -> None:
         self._body, self._start, self._end = where
         self._scope, self._index = scope, index
         self._attributes = attributes
+        self._budget = budget
 
     @property
     def path(self) -> str:
@@ -75,46 +81,57 @@ class SpanFrame:
     def values(self, key: str) -> list[AnyValue]:
         """The values of each attribute named *key*, judged; nothing else of the span is. Raises InvalidRequest."""
         return [
-            _built(KeyValue, _KEY_VALUE, self._body, (begin, end), f"{self.path}.attributes[{index}]").value
+            _built(
+                KeyValue,
+                _KEY_VALUE,
+                self._body,
+                (begin, end),
+                f"{self.path}.attributes[{index}]",
+                self._budget,
+            ).value
             for index, name, begin, end in self._attributes
             if name == key
         ]
 
     def span(self) -> Span:
         """The span, judged. Raises InvalidRequest."""
-        return _built(Span, _SPAN, self._body, (self._start, self._end), self.path)
+        return _built(Span, _SPAN, self._body, (self._start, self._end), self.path, self._budget)
 
     def scope(self) -> tuple[InstrumentationScope, str]:
         """Its scope and the scope's schema URL, judged. Raises InvalidRequest."""
-        return _head(self._body, self._scope, InstrumentationScope, _SCOPE)
+        return _head(self._body, self._scope, InstrumentationScope, _SCOPE, self._budget)
 
     def resource(self) -> tuple[Resource, str]:
         """Its resource and the resource's schema URL, judged. Raises InvalidRequest."""
         resource_spans = self._scope.parent
         assert resource_spans is not None  # noqa: S101 - a ScopeSpans is always found in a ResourceSpans
-        return _head(self._body, resource_spans, Resource, _RESOURCE)
+        return _head(self._body, resource_spans, Resource, _RESOURCE, self._budget)
 
 
 class Walk:
     """One walk through the request *body*, looking for spans with an attribute whose key starts with *prefix*.
 
     *total* counts the spans, *frames* are those with such an attribute. Raises InvalidRequest for broken framing or
-    keys of any span.
+    keys of any span, and TooLarge as soon as there are more than *spans_limit* of them, or more of their resources or
+    scopes, or more messages than a request may hold.
     """
 
-    def __init__(self, body: bytes, prefix: str) -> None:
+    def __init__(self, body: bytes, prefix: str, spans_limit: int = wire.SPANS_LIMIT) -> None:
         self._body, self._prefix = body, prefix
+        self._budget = wire.Budget(body)
+        self._spans_limit = spans_limit
+        self._groups = 0
         self.total = 0
         self.frames: list[SpanFrame] = []
         try:
-            for index, (start, end) in enumerate(_children(body, None, 0, len(body), _REQUEST)):
+            for index, (start, end) in enumerate(self._children(None, 0, len(body), _REQUEST)):
                 self._resource_spans(_Group(start, end, f"resource_spans[{index}]"))
         except wire.Malformed as error:
             raise _refusal(error) from None
 
     def _resource_spans(self, group: _Group) -> None:
         try:
-            children = _children(self._body, group, group.start, group.end, _RESOURCE_SPANS)
+            children = self._children(group, group.start, group.end, _RESOURCE_SPANS)
             for index, (start, end) in enumerate(children):
                 name = f"scope_spans[{index}]"
                 self._scope_spans(_Group(start, end, f"{group.path}.{name}", group), name)
@@ -125,38 +142,58 @@ class Walk:
     def _scope_spans(self, group: _Group, name: str) -> None:
         index = -1
         try:
-            children = _children(self._body, group, group.start, group.end, _SCOPE_SPANS)
+            children = self._children(group, group.start, group.end, _SCOPE_SPANS)
             for index, (start, end) in enumerate(children):
-                attributes = _attributes(self._body, start, end, self._prefix)
-                if attributes:
-                    self.frames.append(SpanFrame(group, index, (self._body, start, end), attributes))
+                attributes, count = _attributes(self._body, start, end, self._prefix)
+                if not attributes:
+                    self._budget.spend(count)
+                else:  # counted when the span is judged
+                    self.frames.append(
+                        SpanFrame(group, index, (self._body, start, end), attributes, self._budget)
+                    )
         except wire.Malformed as error:
             if index >= 0:
                 error.path.append(f"spans[{index}]")
             error.path.append(name)
             raise
-        self.total += len(children)
 
+    def _children(
+        self, group: _Group | None, start: int, end: int, shape: wire.Shape
+    ) -> list[tuple[int, int]]:
+        """The repeated messages of a level; what they share is noted in *group*."""
+        children = []
+        for number, begin, finish in wire.parts(self._body, start, end, shape, _TOP):
+            self._budget.spend()
+            if group is None or number == _CHILDREN_FIELD:
+                children.append((begin, finish))
+                self._count(shape)
+            elif number == _HEAD_FIELD:
+                group.heads.append((begin, finish))
+            else:
+                group.urls.append((begin, finish))
+        return children
 
-def _children(
-    body: bytes, group: _Group | None, start: int, end: int, shape: wire.Shape
-) -> list[tuple[int, int]]:
-    """The repeated messages of a level; what they share is noted in *group*."""
-    children = []
-    for number, begin, finish in wire.parts(body, start, end, shape, _TOP):
-        if group is None or number == _CHILDREN_FIELD:
-            children.append((begin, finish))
-        elif number == _HEAD_FIELD:
-            group.heads.append((begin, finish))
+    def _count(self, shape: wire.Shape) -> None:
+        if shape is _SCOPE_SPANS:
+            self.total += 1
         else:
-            group.urls.append((begin, finish))
-    return children
+            self._groups += 1
+        check_spans(self.total, self._groups, self._spans_limit)
 
 
-def _attributes(body: bytes, start: int, end: int, prefix: str) -> list[_Attribute]:
+def check_spans(spans: int, groups: int, limit: int) -> None:
+    """Raise TooLarge when there are more than *limit* spans, or more resources and scopes than that."""
+    if spans > limit or groups > limit:
+        what = "spans" if spans > limit else "resources and scopes"
+        raise TooLarge(
+            f"the request holds more than {limit} {what} (limits.spans_per_request); send smaller batches"
+        )
+
+
+def _attributes(body: bytes, start: int, end: int, prefix: str) -> tuple[list[_Attribute], int]:
     """The attributes with *prefix* of the span between *start* and *end*; all keys are judged, the rest is framed.
 
-    Tags and lengths of one byte, nearly all there are, are read in place.
+    Beside them, how many attributes the span has at all. Tags and lengths of one byte, nearly all there are, are read in place.
     """
     found = []
     count = 0
@@ -191,7 +228,7 @@ def _attributes(body: bytes, start: int, end: int, prefix: str) -> list[_Attribu
             if name.startswith(prefix):
                 found.append((count, name, begin, pos))
             count += 1
-    return found
+    return found, count
 
 
 def _key(body: bytes, start: int, end: int) -> str:
@@ -223,13 +260,15 @@ def _locate_in_span(error: wire.Malformed, body: bytes, start: int, at: int, end
     wire.locate(error, body, start, at, _SPAN, number)
 
 
-def _head(body: bytes, group: _Group, message: type[_Head], shape: wire.Shape) -> tuple[_Head, str]:
+def _head(
+    body: bytes, group: _Group, message: type[_Head], shape: wire.Shape, budget: wire.Budget
+) -> tuple[_Head, str]:
     """What the spans of *group* share, judged once: its Resource or InstrumentationScope, and its schema URL."""
     if group.decoded is None:
         path = f"{group.path}.{'resource' if message is Resource else 'scope'}"
         head = message()
         for where in group.heads:
-            head.MergeFrom(_built(message, shape, body, where, path))
+            head.MergeFrom(_built(message, shape, body, where, path, budget))
         url = ""
         for begin, end in group.urls:
             try:
@@ -241,13 +280,18 @@ def _head(body: bytes, group: _Group, message: type[_Head], shape: wire.Shape) -
     return cast("tuple[_Head, str]", group.decoded)
 
 
-def _built(
-    message: type[_Message], shape: wire.Shape, body: bytes, where: tuple[int, int], path: str
+def _built(  # noqa: PLR0917 - where and what, as everywhere in this walk
+    message: type[_Message],
+    shape: wire.Shape,
+    body: bytes,
+    where: tuple[int, int],
+    path: str,
+    budget: wire.Budget,
 ) -> _Message:
     """The *message* that lies at *where*, judged. Raises InvalidRequest."""
     begin, end = where
     try:
-        wire.judge(body, begin, end, shape, _TOP)
+        wire.judge(body, begin, end, shape, _TOP, budget)
     except wire.Malformed as error:
         error.path.append(path)
         raise _refusal(error) from None

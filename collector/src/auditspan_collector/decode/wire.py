@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Final
 
 from google.protobuf.descriptor import FieldDescriptor
 
+from auditspan_collector.errors import TooLarge
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -32,6 +34,12 @@ _WIRE_TYPE_NAMES: Final = ("VARINT", "I64", "LEN", "START_GROUP", "END_GROUP", "
 
 # Messages or groups inside the outermost message: protobuf's own default, so that no sender notices it.
 MAX_DEPTH: Final = 100
+
+# Messages in a request. No exporter writes them as densely as one in eight bytes, an attribute with a one-letter key
+# and value taking ten; whoever sends more wants to have them walked, at a thousand times the cost of sending them.
+SPANS_LIMIT: Final = 1 << 16  # in a request, unless its receiver says otherwise
+MIN_MESSAGES: Final = 1 << 19
+MIN_BYTES_A_MESSAGE: Final = 8
 
 _WIRE_TYPE_OF: Final = {
     FieldDescriptor.TYPE_DOUBLE: I64,
@@ -62,6 +70,24 @@ class Malformed(Exception):  # noqa: N818 - becomes InvalidRequest at the door o
         self.problem = problem
         self.offset = offset
         self.path: list[str] = []
+
+
+class Budget:
+    """How many messages of a request may still be looked at."""
+
+    __slots__ = ("_allowed", "_left")
+
+    def __init__(self, body: bytes) -> None:
+        self._allowed = self._left = max(MIN_MESSAGES, len(body) // MIN_BYTES_A_MESSAGE)
+
+    def spend(self, messages: int = 1) -> None:
+        """Raise TooLarge when there are more than a request may hold."""
+        self._left -= messages
+        if self._left < 0:
+            raise TooLarge(
+                f"the request holds more than {self._allowed} messages (attributes, events, links and the like); "
+                "send smaller batches"
+            )
 
 
 @dataclass(slots=True)
@@ -213,16 +239,20 @@ def parts(body: bytes, start: int, end: int, shape: Shape, depth: int) -> Iterat
         yield number, begin, pos
 
 
-def judge(body: bytes, start: int, end: int, shape: Shape, depth: int) -> None:
+def judge(  # noqa: PLR0917 - where and what, as everywhere in this walk
+    body: bytes, start: int, end: int, shape: Shape, depth: int, budget: Budget
+) -> None:
     """Judge the message between *start* and *end*, and all inside it; *depth* is 0 for the outermost.
 
-    Raises Malformed with the offset of the first wrong byte and the path below this message.
+    Raises Malformed with the offset of the first wrong byte and the path below this message, and TooLarge when there
+    is more of it than *budget* allows.
     """
     for number, begin, finish in parts(body, start, end, shape, depth):
         known = shape.fields[number]
         try:
             if known.shape is not None:
-                judge(body, begin, finish, known.shape, depth + 1)
+                budget.spend()
+                judge(body, begin, finish, known.shape, depth + 1, budget)
             elif known.utf8:
                 check_utf8(body, begin, finish)
         except Malformed as error:

@@ -28,10 +28,10 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
     """The leaves of *request*'s audit-tagged spans, in their order.
 
     Raises InvalidRequest for bytes that are not OTLP, and PermissionDenied when the sender may not speak for the
-    service of a tagged span, and TooLarge when the records come to more than ``limits.request_bytes``; then nothing of
-    the request is to be kept. A tagged span without valid ids is left out and counted.
+    service of a tagged span, and TooLarge when it holds more spans than ``limits.spans_per_request`` or its records come
+    to more than ``limits.request_bytes``; then nothing of the request is to be kept. A tagged span without valid ids is left out and counted.
     """
-    found = decode.find(request.body, request.encoding, names.PREFIX)
+    found = decode.find(request.body, request.encoding, names.PREFIX, spans_limit=limits.spans_per_request)
     chosen = choose(found.spans)
     leaves = []
     size = 0

@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, TypeVar
 
 import msgspec
 from auditspan import attributes as names
 
+from auditspan_collector.decode.wire import SPANS_LIMIT
 from auditspan_collector.processor import values
 from auditspan_collector.record import AuditRecord, SpanEvent, SpanLink
 from auditspan_collector.schema import (
@@ -40,20 +41,25 @@ if TYPE_CHECKING:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one span may hold. More is not refused: it is cut, and the record says what was cut.
+    """What one span may hold, and one request. More in a span is not refused: it is cut, and the record says so.
 
     *attributes_per_span* counts each map by itself (span, resource, scope, each event, each link), and the roles;
-    audit.* attributes are kept before others. *value_bytes* is the longest text of one value, in UTF-8.
-    *request_bytes* is what the records of one request may come to: each carries its resource, so that a small request
-    can come to a thousand times its size. A request over it is refused for good; its sender sends fewer spans at once.
+    audit.* attributes are kept before others. *events_per_span* and *links_per_span* keep the first ones. *value_bytes* is the longest text of one value, in UTF-8.
+    *spans_per_request* counts all spans, audited or not; a request with more is refused for good. So is one over
+    *request_bytes*, which is what the records of one request may come to: each carries its resource, so that a small request
+    can come to a thousand times its size; its sender sends fewer spans at once.
     """
 
     attributes_per_span: Annotated[int, msgspec.Meta(ge=16, le=65536)] = 1024
+    events_per_span: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
+    links_per_span: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1024
     value_bytes: Annotated[int, msgspec.Meta(ge=64, le=16 * 1024 * 1024)] = 64 * 1024
+    spans_per_request: Annotated[int, msgspec.Meta(ge=1, le=1 << 24)] = SPANS_LIMIT
     request_bytes: Annotated[int, msgspec.Meta(ge=1024 * 1024)] = 128 * 1024 * 1024
 
 
 _Pairs = tuple[tuple[str, str], ...]
+_One = TypeVar("_One")
 _Cuts = list[dict[str, Any]]  # entries of the attribute auditspan.truncated
 
 
@@ -107,8 +113,10 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
     attributes = _texts(span.attributes, "attributes", limits, cuts)
     resource_attributes = _texts(resource.attributes, "resource_attributes", limits, cuts)
     scope_attributes = _texts(scope.attributes, "scope_attributes", limits, cuts)
-    events = tuple(_event(event, f"events[{i}]", limits, cuts) for i, event in enumerate(span.events))
-    links = tuple(_link(link, f"links[{i}]", limits, cuts) for i, link in enumerate(span.links))
+    kept_events, dropped_events = _first(span.events, "events", limits.events_per_span, cuts)
+    kept_links, dropped_links = _first(span.links, "links", limits.links_per_span, cuts)
+    events = tuple(_event(event, f"events[{i}]", limits, cuts) for i, event in enumerate(kept_events))
+    links = tuple(_link(link, f"links[{i}]", limits, cuts) for i, link in enumerate(kept_links))
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
     who_did_what = _who_did_what(span, attributes.first(), sender, limits, cuts)
     attributes.found.extend(_marks(start, end, cuts))
@@ -135,8 +143,8 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
         scope_version=scope.version,
         flags=span.flags,
         dropped_attributes_count=_sum(span.dropped_attributes_count, attributes.dropped),
-        dropped_events_count=span.dropped_events_count,
-        dropped_links_count=span.dropped_links_count,
+        dropped_events_count=_sum(span.dropped_events_count, dropped_events),
+        dropped_links_count=_sum(span.dropped_links_count, dropped_links),
         resource_dropped_attributes_count=_sum(
             resource.dropped_attributes_count, resource_attributes.dropped
         ),
@@ -320,6 +328,15 @@ def _texts(attributes: Sequence[KeyValue], where: str, limits: Limits, cuts: _Cu
             cuts.append({"in": where, "key": attribute.key, "bytes": was_bytes})
         found.append((attribute.key, text, kind))
     return _Texts(found, dropped)
+
+
+def _first(each: Sequence[_One], where: str, limit: int, cuts: _Cuts) -> tuple[Sequence[_One], int]:
+    """The first *limit* of *each*, and how many more there are; those are never built."""
+    dropped = len(each) - limit
+    if dropped <= 0:
+        return each, 0
+    cuts.append({"in": where, "dropped": dropped})
+    return each[:limit], dropped
 
 
 def _most_wanted(attributes: Sequence[KeyValue], limit: int) -> list[KeyValue]:
