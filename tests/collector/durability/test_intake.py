@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from auditspan_collector.errors import InvalidRequest, ShuttingDown, SpoolDamaged, SpoolFull
-from auditspan_collector.pipeline.intake import Config, Intake, NoIntakeMetrics
+from auditspan_collector.pipeline.intake import ENCODED_AT_ONCE, Config, Intake, NoIntakeMetrics
 from auditspan_collector.record import IndexRange, OtlpRequest, Selection, Sender
 from collector.durability.sealing import empty, make_leaf
 
@@ -206,9 +206,50 @@ def test_a_full_queue_makes_further_requests_wait(start, spool, pool):
     assert gate.arrived.acquire(timeout=DEADLINE_S)
     futures += [pool.submit(intake.submit, request(f"{n}" * 600_000)) for n in range(4)]
     until(lambda: len(intake._waiting) == 1)
-    assert intake._waiting_bytes < 1 << 20
+    assert intake._held_bytes < 1 << 20
     gate.open.release(10)
     assert all(future.result(DEADLINE_S).receipt for future in futures)
+
+
+def swelling(given: OtlpRequest) -> Selection:
+    """Records far larger than their request, each with its own megabyte."""
+    return Selection((make_leaf(given.body * (1 << 20)),), spans=1, tagged=1)
+
+
+def test_records_larger_than_their_requests_do_not_pile_up_while_the_disk_is_busy(spool, pool, counts):
+    gate = Gate(spool)
+    intake = Intake(gate, swelling, metrics=counts, config=Config(queue_bytes=2 << 20))
+    intake.start()
+    futures = [pool.submit(intake.submit, request(f"{number}")) for number in range(10, 22)]
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    until(lambda: intake._held_bytes >= 2 << 20 and not intake._encoding)
+    assert intake._held_bytes <= (2 + 2 * ENCODED_AT_ONCE) << 20
+    assert counts.selections <= 1 + ENCODED_AT_ONCE
+    gate.open.release(40)
+    assert all(future.result(DEADLINE_S).receipt for future in futures)
+    until(lambda: intake._held_bytes == 0)
+    intake.stop()
+
+
+def test_a_wait_for_room_that_takes_long_ends_with_when_to_come_back(start, spool, pool, counts):
+    gate = Gate(spool)
+    intake = start(gate, config=Config(queue_bytes=1 << 20, queue_wait_s=0.01))
+    first = pool.submit(intake.submit, request("x" * (1 << 20)))
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    with pytest.raises(SpoolFull) as caught:
+        intake.submit(request("second"))
+    assert caught.value.retry_after_s > 0
+    assert counts.refusals == [(SpoolFull, 1)]
+    gate.open.release(2)
+    assert first.result(DEADLINE_S).receipt
+    assert intake.submit(request("third")).receipt
+
+
+def test_a_request_that_is_refused_gives_its_room_back(intake):
+    for _ in range(2 * ENCODED_AT_ONCE):
+        with pytest.raises(InvalidRequest):
+            intake.submit(request("bad"))
+    assert (intake._encoding, intake._held_bytes) == (0, 0)
 
 
 # What goes wrong

@@ -4,6 +4,10 @@ Many threads submit; one commits. Each encodes its own request; what the committ
 commits as one group, with one wait for the disk: the more comes at once, the less each costs. A single request on an
 idle collector is committed at once, alone.
 
+A small request can come to large records, and how large is known only once they are made. So a request is admitted
+before: while there is room for records, and few at a time. What the disk is too slow for waits as the bytes that its
+client sent, and is asked to come back when that takes long.
+
 What fails, fails for those it concerns. A group that the spool has no room for is tried again request by request:
 refusing costs nothing then, and what is small may still fit. Any other error of a commit goes to each request of the
 group, and the committer goes on with the next.
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PROBLEMS_SHOWN: Final = 3
+# Requests that are encoded at a time. They share the interpreter, so that more would gain nothing; and each may come
+# to limits.request_bytes more than there was room for.
+ENCODED_AT_ONCE: Final = 4
+BUSY_RETRY_AFTER_S: Final = 1.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -40,13 +48,16 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     Attributes:
         group_bytes: A commit takes waiting requests up to this many bytes of records. It bounds memory, and how
             long a commit takes.
-        queue_bytes: Records of requests that wait for a commit, at most; further requests wait before they are
-            queued. Also a bound of memory.
+        queue_bytes: Records in memory, from when a request is taken until it is on disk. At this many, further
+            requests wait before their records are made, so that memory holds at most this and what four requests
+            may come to (``limits.request_bytes``).
+        queue_wait_s: Longest such wait; then the request is asked to come back.
 
     """
 
     group_bytes: Annotated[int, Meta(ge=1 << 16)] = 8 << 20
     queue_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
+    queue_wait_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
 
 
 class IntakeMetrics(Protocol):
@@ -113,9 +124,10 @@ class Intake:
         self._metrics: IntakeMetrics = metrics or NoIntakeMetrics()
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
-        self._waiting_bytes = 0
+        self._encoding = 0
+        self._held_bytes = 0  # records that are made or being made, until they are answered for
         self._stopping = False
-        self._state = threading.Lock()  # guards the three above
+        self._state = threading.Lock()  # guards the four above
         self._arrived = threading.Condition(self._state)
         self._room = threading.Condition(self._state)
         self._thread = threading.Thread(target=self._run, name="auditspan-commit", daemon=True)
@@ -125,35 +137,81 @@ class Intake:
         self._thread.start()
 
     def submit(self, request: OtlpRequest) -> Accepted:
-        """Keep the records of *request*; on return they survive power loss. Blocks for a commit; thread-safe.
+        """Keep the records of *request*; on return they survive power loss. Thread-safe.
+
+        Blocks for a commit, and up to ``queue_wait_s`` before.
 
         Raises what *encode* raises for a request that is refused, and with nothing kept SpoolFull and ShuttingDown
         (transient), and SpoolDamaged.
         """
+        selection, waiting = self._encoded(request)
+        self._metrics.selected(selection)
+        receipt = self._commit(waiting) if selection.leaves else None
+        return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
+
+    def _encoded(self, request: OtlpRequest) -> tuple[Selection, _Waiting]:
+        """The records of *request*, made once there is room; their bytes are held until `_release`."""
+        # Records are seldom smaller than what was sent; when they are known, they count instead.
+        reserved = len(request.body)
+        with self._state:
+            self._await_room(reserved)
+            self._encoding += 1
+            self._held_bytes += reserved
+        held = 0
+        try:
+            selection = self._encode(request)
+            waiting = _Waiting(selection.leaves)
+            held = waiting.bytes
+        finally:
+            with self._state:
+                self._encoding -= 1
+                self._held_bytes += held - reserved
+                self._room.notify()
+        return selection, waiting
+
+    def _await_room(self, reserved: int) -> None:
+        """Return when a request of that many bytes may be encoded. Raises SpoolFull and ShuttingDown."""
+        until = self._clock() + self._config.queue_wait_s
+        while not self._stopping and not self._has_room(reserved):
+            left_s = until - self._clock()
+            if left_s <= 0:
+                error = SpoolFull(
+                    f"{self._held_bytes} bytes of records wait for the disk already",
+                    retry_after_s=BUSY_RETRY_AFTER_S,
+                )
+                self._metrics.refused(error, requests=1)
+                raise error
+            self._room.wait(left_s)
         if self._stopping:
             raise ShuttingDown("the collector is stopping")
-        selection = self._encode(request)
-        self._metrics.selected(selection)
-        receipt = self._commit(_Waiting(selection.leaves)) if selection.leaves else None
-        return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
+
+    def _has_room(self, reserved: int) -> bool:
+        # A request larger than the whole queue goes in when it is empty.
+        return self._encoding < ENCODED_AT_ONCE and (
+            not self._held_bytes or self._held_bytes + reserved <= self._config.queue_bytes
+        )
+
+    def _release(self, group: Sequence[_Waiting]) -> None:
+        """The records of *group* are answered for; there is room for others."""
+        with self._state:
+            for waiting in group:
+                self._held_bytes -= waiting.bytes
+                waiting.leaves = ()
+            self._room.notify(ENCODED_AT_ONCE)
 
     def _commit(self, waiting: _Waiting) -> Receipt | None:
         with self._state:
-            # A request larger than the whole queue goes in when it is empty.
-            while not self._stopping and self._waiting and not self._fits(waiting):
-                self._room.wait()
-            if self._stopping:
-                raise ShuttingDown("the collector is stopping")
-            self._waiting.append(waiting)
-            self._waiting_bytes += waiting.bytes
-            self._arrived.notify()
+            stopping = self._stopping
+            if not stopping:
+                self._waiting.append(waiting)
+                self._arrived.notify()
+        if stopping:
+            self._release([waiting])
+            raise ShuttingDown("the collector is stopping")
         waiting.done.wait()
         if waiting.error is not None:
             raise waiting.error
         return waiting.receipt
-
-    def _fits(self, waiting: _Waiting) -> bool:
-        return self._waiting_bytes + waiting.bytes <= self._config.queue_bytes
 
     def stop(self) -> None:
         """Refuse new requests, commit what is queued, and return when that is done; may be called again."""
@@ -175,6 +233,8 @@ class Intake:
                 log.exception("answering a group of %d requests failed", len(group))
                 for waiting in group:
                     waiting.fail(error)
+            finally:
+                self._release(group)
 
     def _next_group(self) -> list[_Waiting]:
         """What waits, up to a group's size; waits for the first. Empty when all is done and we are stopping."""
@@ -187,8 +247,6 @@ class Intake:
                 waiting = self._waiting.popleft()
                 size += waiting.bytes
                 group.append(waiting)
-            self._waiting_bytes -= size
-            self._room.notify_all()
         return group
 
     def _commit_group(self, group: list[_Waiting]) -> None:
