@@ -561,3 +561,51 @@ def test_events_and_links_over_the_limit_are_counted_and_the_first_are_kept():
     cuts = json.loads(dict(made.attributes)["auditspan.truncated"])
     assert {"in": "events", "dropped": 3} in cuts
     assert {"in": "links", "dropped": 2} in cuts
+
+
+LONG = "n" * 65
+TEXTS = {
+    "span_name": {"name": LONG},
+    "trace_state": {"trace_state": LONG},
+    "status_message": {"status": Status(message=LONG)},
+    "events[0].name": {"events": [Span.Event(name=LONG)]},
+    "links[0].trace_state": {"links": [Span.Link(trace_id=b"t" * 16, span_id=b"s" * 8, trace_state=LONG)]},
+}
+
+
+@pytest.mark.parametrize(("where", "fields"), TEXTS.items(), ids=TEXTS)
+def test_a_text_beside_the_attributes_is_cut_and_marked_too(where, fields):
+    made = record({"audit.action": "READ"}, limits=SMALL, **fields)
+    assert truncated(made) == [{"in": where, "bytes": 65}]
+    assert LONG not in repr(made)
+    assert LONG[:64] in repr(made)
+
+
+def test_a_long_key_is_cut_and_named_by_what_is_kept_of_it():
+    made = record({"audit." + "k" * 60: "v" * 70}, limits=SMALL)
+    kept = "audit." + "k" * 58
+    assert dict(made.attributes)[kept] == "v" * 64
+    assert truncated(made) == [
+        {"in": "attributes", "key": kept, "key_bytes": 66},
+        {"in": "attributes", "key": kept, "bytes": 70},
+    ]
+
+
+def test_what_a_scope_and_a_resource_are_called_is_cut_too():
+    decoded = decode.DecodedSpan(
+        span=a_span({"audit.action": "READ"}),
+        resource=Resource(),
+        scope=InstrumentationScope(name=LONG, version=LONG),
+        resource_schema_url=LONG,
+        scope_schema_url=LONG,
+    )
+    made = enrich(decoded, INSTRUMENTED, RECEIVED_UNIX_NS, SMALL)
+    assert {made.scope_name, made.scope_version, made.resource_schema_url, made.scope_schema_url} == {
+        LONG[:64]
+    }
+    assert [cut["in"] for cut in truncated(made)] == [
+        "scope_name",
+        "scope_version",
+        "resource_schema_url",
+        "scope_schema_url",
+    ]

@@ -44,7 +44,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What one span may hold, and one request. More in a span is not refused: it is cut, and the record says so.
 
     *attributes_per_span* counts each map by itself (span, resource, scope, each event, each link), and the roles;
-    audit.* attributes are kept before others. *events_per_span* and *links_per_span* keep the first ones. *value_bytes* is the longest text of one value, in UTF-8.
+    audit.* attributes are kept before others. *events_per_span* and *links_per_span* keep the first ones. *value_bytes* is the longest
+    text of one value, key, name or message, in UTF-8.
     *spans_per_request* counts all spans, audited or not; a request with more is refused for good. So is one over
     *request_bytes*, which is what the records of one request may come to: each carries its resource, so that a small request
     can come to a thousand times its size; its sender sends fewer spans at once.
@@ -118,6 +119,7 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
     events = tuple(_event(event, f"events[{i}]", limits, cuts) for i, event in enumerate(kept_events))
     links = tuple(_link(link, f"links[{i}]", limits, cuts) for i, link in enumerate(kept_links))
     start, end = span.start_time_unix_nano, span.end_time_unix_nano
+    texts = _texts_of_columns(decoded, limits, cuts)
     who_did_what = _who_did_what(span, attributes.first(), sender, limits, cuts)
     attributes.found.extend(_marks(start, end, cuts))
     attribute_texts, attribute_types = attributes.columns()
@@ -131,16 +133,12 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
         trace_id=span.trace_id,
         span_id=span.span_id,
         parent_span_id=span.parent_span_id or _ZERO_SPAN_ID,
-        trace_state=span.trace_state,
-        span_name=span.name,
+        **texts,
         span_kind=_name_of(_KINDS, span.kind),
         status_code=_name_of(_STATUS_CODES, span.status.code),
-        status_message=span.status.message,
         service_name=resource_attributes.first().get(_SERVICE_NAME, ""),
         tenant=sender.tenant,
         **who_did_what,
-        scope_name=scope.name,
-        scope_version=scope.version,
         flags=span.flags,
         dropped_attributes_count=_sum(span.dropped_attributes_count, attributes.dropped),
         dropped_events_count=_sum(span.dropped_events_count, dropped_events),
@@ -149,18 +147,31 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
             resource.dropped_attributes_count, resource_attributes.dropped
         ),
         scope_dropped_attributes_count=_sum(scope.dropped_attributes_count, scope_attributes.dropped),
-        resource_schema_url=decoded.resource_schema_url,
-        scope_schema_url=decoded.scope_schema_url,
         attributes=attribute_texts,
         attribute_types=attribute_types,
         resource_attributes=resource_attribute_texts,
         resource_attribute_types=resource_attribute_types,
-        resource_entity_refs=values.entity_refs_text(resource.entity_refs),
         scope_attributes=scope_attribute_texts,
         scope_attribute_types=scope_attribute_types,
         events=events,
         links=links,
     )
+
+
+def _texts_of_columns(decoded: DecodedSpan, limits: Limits, cuts: _Cuts) -> dict[str, Any]:
+    """The columns that hold a text of the span, its resource or its scope as it is."""
+    span, scope = decoded.span, decoded.scope
+    texts = {
+        "trace_state": span.trace_state,
+        "span_name": span.name,
+        "status_message": span.status.message,
+        "scope_name": scope.name,
+        "scope_version": scope.version,
+        "resource_schema_url": decoded.resource_schema_url,
+        "scope_schema_url": decoded.scope_schema_url,
+        "resource_entity_refs": values.entity_refs_text(decoded.resource.entity_refs),
+    }
+    return {column: _within(text, column, limits, cuts) for column, text in texts.items()}
 
 
 def _who_did_what(
@@ -271,7 +282,7 @@ def _event(event: Span.Event, where: str, limits: Limits, cuts: _Cuts) -> SpanEv
     attributes, attribute_types = texts.columns()
     return SpanEvent(
         time_unix_ns=min(time, _MAX_NANOSECONDS),
-        name=event.name,
+        name=_within(event.name, f"{where}.name", limits, cuts),
         attributes=attributes,
         attribute_types=attribute_types,
         dropped_attributes_count=_sum(event.dropped_attributes_count, texts.dropped),
@@ -282,16 +293,20 @@ def _link(link: Span.Link, where: str, limits: Limits, cuts: _Cuts) -> SpanLink:
     texts = _texts(link.attributes, f"{where}.attributes", limits, cuts)
     trace_id, span_id = link.trace_id or _ZERO_TRACE_ID, link.span_id or _ZERO_SPAN_ID
     if len(trace_id) != 16:
-        texts.found.append((LINK_TRACE_ID, trace_id.hex(), values.STRING))
+        texts.found.append(
+            (LINK_TRACE_ID, _within(trace_id.hex(), f"{where}.trace_id", limits, cuts), values.STRING)
+        )
         trace_id = _ZERO_TRACE_ID
     if len(span_id) != 8:
-        texts.found.append((LINK_SPAN_ID, span_id.hex(), values.STRING))
+        texts.found.append(
+            (LINK_SPAN_ID, _within(span_id.hex(), f"{where}.span_id", limits, cuts), values.STRING)
+        )
         span_id = _ZERO_SPAN_ID
     attributes, attribute_types = texts.columns()
     return SpanLink(
         trace_id=trace_id,
         span_id=span_id,
-        trace_state=link.trace_state,
+        trace_state=_within(link.trace_state, f"{where}.trace_state", limits, cuts),
         flags=link.flags,
         attributes=attributes,
         attribute_types=attribute_types,
@@ -322,11 +337,14 @@ def _texts(attributes: Sequence[KeyValue], where: str, limits: Limits, cuts: _Cu
         cuts.append({"in": where, "dropped": dropped})
     found = []
     for attribute in attributes:
+        key, key_was_bytes = _cut(attribute.key, limits.value_bytes)
+        if key_was_bytes:
+            cuts.append({"in": where, "key": key, "key_bytes": key_was_bytes})
         text, kind = values.text_of(attribute.value)
         text, was_bytes = _cut(text, limits.value_bytes)
         if was_bytes:
-            cuts.append({"in": where, "key": attribute.key, "bytes": was_bytes})
-        found.append((attribute.key, text, kind))
+            cuts.append({"in": where, "key": key, "bytes": was_bytes})
+        found.append((key, text, kind))
     return _Texts(found, dropped)
 
 
@@ -348,6 +366,14 @@ def _most_wanted(attributes: Sequence[KeyValue], limit: int) -> list[KeyValue]:
 
     ranked = sorted(range(len(attributes)), key=rank)
     return [attributes[index] for index in sorted(ranked[:limit])]
+
+
+def _within(text: str, where: str, limits: Limits, cuts: _Cuts) -> str:
+    """*text* within the limit; a cut is noted in *cuts* as of *where*."""
+    text, was_bytes = _cut(text, limits.value_bytes)
+    if was_bytes:
+        cuts.append({"in": where, "bytes": was_bytes})
+    return text
 
 
 def _cut(text: str, limit_bytes: int) -> tuple[str, int]:

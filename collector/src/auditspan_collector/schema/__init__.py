@@ -33,9 +33,10 @@ EVENT_TIME: Final = "auditspan.time_unix_nano"
 LINK_TRACE_ID: Final = "auditspan.trace_id"
 LINK_SPAN_ID: Final = "auditspan.span_id"
 RESERVED_ATTRIBUTES: Final = {
-    TRUNCATED: "JSON list of what a limit cut: `in` names the map (`attributes`, `resource_attributes`, "
-    "`scope_attributes`, `events[2].attributes`, `links[0].attributes`); `key` and `bytes` a value and the length "
-    "that its text had; `dropped` how many attributes were left out, which the dropped count contains",
+    TRUNCATED: "JSON list of what a limit cut: `in` names the column or map (`span_name`, `attributes`, "
+    "`resource_attributes`, `events`, `events[2].name`, `links[0].attributes`); `bytes` the length that the text had, "
+    "with `key` that of the key's value; `key_bytes` the length that the key had; `dropped` how many attributes, "
+    "events or links were left out, which the dropped count contains",
     START_TIME: "the start as it came, when it is past the year 2262 and the column holds the last moment it can",
     END_TIME: "the end as it came, when it lies before the start and `duration_ns` is 0",
     EVENT_TIME: "in an event: its time as it came, when it is past the year 2262",
