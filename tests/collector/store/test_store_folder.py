@@ -194,6 +194,31 @@ def test_an_engine_that_is_not_confined_does_not_start(start, tmp_path):
     )
 
 
+def test_an_engine_that_hides_refused_rows_does_not_start(tmp_path):
+    """As with an engine whose way of taking data says OK too early; chDB's streaming insert is one."""
+    program = textwrap.dedent(
+        f"""
+        from auditspan_collector.errors import StoreRejected
+        from auditspan_collector.store import Config, EmbeddedStore
+        from auditspan_collector.store.engine import Connection
+
+        def streaming(self, found, source):
+            source.seek(0)
+            handle = self._raw.send_insert(found.target + found.settings, found.format)
+            self._raw.insert_append(handle, source.read())
+            self._raw.insert_done(handle)
+
+        Connection.insert = streaming
+        try:
+            EmbeddedStore(Config(path={str(tmp_path / "s")!r}, listen="127.0.0.1:0")).start()
+        except StoreRejected as error:
+            print(error)
+        """
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("the engine does not tell when a table refuses rows: ")
+
+
 def test_configuration_files_of_clickhouse_elsewhere_are_not_read(start, tmp_path, monkeypatch):
     home = tmp_path / "home"
     (home / ".clickhouse-local").mkdir(parents=True)

@@ -36,6 +36,28 @@ def test_more_statements_than_allowed_wait_and_then_are_told_to_come_back(store)
     assert store.sql("SELECT 1") == "1"
 
 
+@pytest.mark.parametrize("how", ["read-only user", "GET"])
+def test_readers_can_not_take_the_last_turn(store, table, how):
+    slow = "SELECT sleepEachRow(1.5) FROM numbers(1)"
+
+    def read(_):
+        if how == "GET":
+            return store.ask(method="GET", query=slow)
+        return store.ask(slow, user="reader", password="of books")
+
+    with ThreadPoolExecutor(8) as pool:
+        reading = [pool.submit(read, number) for number in range(8)]
+        until(
+            lambda: (
+                store.sql("SELECT count() FROM system.processes WHERE query LIKE 'SELECT sleepEachRow(1.5)%'")
+                == "3"
+            )
+        )
+        assert store.ask(row_binary(0, 1), query=f"INSERT INTO {table} FORMAT RowBinary").status == 200
+        statuses = sorted(one.result().status for one in reading)
+    assert statuses == [200] * 3 + [503] * 5
+
+
 def test_health_checks_need_no_turn(store):
     slow = "SELECT sleepEachRow(1) FROM numbers(1)"
     with ThreadPoolExecutor(5) as pool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from auditspan_collector.store.statement import InsertWithData, Statement, read
+from auditspan_collector.store.statement import InsertWithData, Statement, outside_strings, read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -87,6 +89,52 @@ def test_other_statements_are_looked_at_only_as_far_as_needed(text, keyword, for
     found = read(text)
     assert isinstance(found, Statement)
     assert (found.keyword, found.format, found.streamable) == (keyword, form, streamable)
+
+
+MIB = 1 << 20
+HOSTILE = {
+    "a quote that is not closed, with escapes": (b"SELECT '", b"\\'"),
+    "a quote that is not closed, with doubled ones": (b"SELECT ' ", b"''"),
+    "a quoted name that is not closed": (b'SELECT "', b'\\"'),
+    "a name in backticks that is not closed": (b"SELECT `", b"\\`"),
+    "tags that are not closed": (b"SELECT ", b"$a$ $b$c$d "),
+    "one tag that is not closed": (b"SELECT ", b"$a "),
+    "dollar signs": (b"SELECT $", b"$$"),
+    "a comment that is not closed": (b"SELECT /*", b"/* "),
+    "blanks": (b"SELECT 1", b" \n"),
+    "parentheses that are not closed": (b"SELECT ", b"("),
+    "an INSERT that never gets to its data": (b"INSERT INTO t ", b"a SETTINGS "),
+    "formats": (b"SELECT 1 ", b"FORMAT "),
+}
+
+
+@pytest.mark.parametrize(("start", "repeated"), HOSTILE.values(), ids=HOSTILE)
+def test_the_time_to_look_at_a_statement_grows_with_its_length_only(start, repeated):
+    """Quadratic, a hostile megabyte would take hours; a benign one of short tokens takes about a second."""
+
+    def cpu_s(text):
+        began = time.thread_time()
+        read(text)
+        list(outside_strings(text))
+        return time.thread_time() - began
+
+    benign = cpu_s(b"SELECT " + b"1, " * (MIB // 12)) * 4
+    assert cpu_s(start + repeated * (MIB // len(repeated))) < 20 * benign
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        (b"SELECT $a$ FORMAT JSON $a$", ""),
+        (b"SELECT $a$ ' $a$ FORMAT CSV", "CSV"),
+        (b"SELECT $$ FORMAT JSON $$ FORMAT CSV", "CSV"),
+        (b"SELECT 1 AS $a$ FORMAT JSON", "JSON"),
+        (b"SELECT 1 AS a$b$c, $a$b FORMAT JSON", "JSON"),
+        (b"SELECT 'it''s \\' FORMAT JSON' FORMAT CSV", "CSV"),
+    ],
+)
+def test_what_tags_and_quotes_enclose_is_no_part_of_the_statement(text, form):
+    assert read(text).format == form
 
 
 @given(st.binary(max_size=200) | st.text("INSERTFOMA VLUE'`\"\\()/*-#\n$;,", max_size=80).map(str.encode))

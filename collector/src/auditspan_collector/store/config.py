@@ -43,7 +43,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
             allowed on loopback only.
         hosts: Further names that clients may reach the store by (HTTP's Host header). Known without saying so:
             ``localhost``, loopback addresses, and the address in *listen*.
-        max_concurrent_requests: Statements that run at a time; further ones wait.
+        max_concurrent_requests: Statements that run at a time; further ones wait. From 2 on, one is kept for those who
+            may write: read-only users, and GET, never get the last one.
         max_connections: Open connections; each costs a thread. A further one is told to come back.
         queue_wait_s: Longest wait for a turn; then 503 with ClickHouse's code 202, which clients retry.
         max_execution_time_s: When a statement is stopped unless it says otherwise; a read-only user can't raise it.

@@ -1,6 +1,7 @@
 """What runs now: how many statements at a time, under which names, and for whom.
 
-A statement waits for its turn; it is stopped when its client has gone (reading statements only: a write whose
+A statement waits for its turn. Those who only read never get the last one, so that they can't keep the writers out,
+whatever they ask for. A statement is stopped when its client has gone (reading statements only: a write whose
 client lost patience may still be wanted, and its retry is deduplicated) or when the store stops.
 """
 
@@ -10,6 +11,7 @@ import contextlib
 import select
 import socket
 import threading
+import time
 import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -52,8 +54,12 @@ class Running:
     """The statements that run. *stop_statement* tells the engine to stop the one with a tag."""
 
     def __init__(self, limit: int, queue_wait_s: float, stop_statement: Callable[[str], None]) -> None:
-        """Allow *limit* at a time; a further one waits at most *queue_wait_s*."""
+        """Allow *limit* at a time, one less that only read; a further one waits at most *queue_wait_s*.
+
+        A limit of 1 leaves nothing to keep back.
+        """
         self._slots = threading.BoundedSemaphore(limit)
+        self._reading_slots = threading.BoundedSemaphore(max(1, limit - 1))
         self._limit = limit
         self._queue_wait_s = queue_wait_s
         self._stop_statement = stop_statement
@@ -64,22 +70,18 @@ class Running:
         self._watcher.start()
 
     @contextlib.contextmanager
-    def turn(self, query_id: str, client: socket.socket) -> Iterator[Turn]:
-        """Run in here. Raises QueryFailed: 202 when no turn came in time, 216 for an id that runs, 236 at the end."""
-        if not self._slots.acquire(timeout=self._queue_wait_s):
-            raise QueryFailed.because(
-                TOO_MANY_SIMULTANEOUS_QUERIES,
-                f"Too many simultaneous queries. Maximum: {self._limit}. Try again later.",
-            )
-        turn = Turn(query_id, client)
-        try:
+    def turn(self, query_id: str, client: socket.socket, *, reading: bool) -> Iterator[Turn]:
+        """Run in here; *reading* when it may only read.
+
+        Raises QueryFailed: 202 when no turn came in time, 216 for an id that runs, 236 at the end.
+        """
+        with self._slot(reading=reading):
+            turn = Turn(query_id, client)
             self._enter(turn)
             try:
                 yield turn
             finally:
                 self._leave(turn)
-        finally:
-            self._slots.release()
 
     def close(self) -> None:
         """Let no further statement start."""
@@ -96,6 +98,20 @@ class Running:
             turns = list(self._turns)
         for turn in turns:
             self._stop(turn)
+
+    @contextlib.contextmanager
+    def _slot(self, *, reading: bool) -> Iterator[None]:
+        deadline = time.monotonic() + self._queue_wait_s
+        with contextlib.ExitStack() as held:
+            # Readers queue among themselves first: one that holds a slot of all must not wait any more.
+            for slots in (self._reading_slots, self._slots) if reading else (self._slots,):
+                if not slots.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    raise QueryFailed.because(
+                        TOO_MANY_SIMULTANEOUS_QUERIES,
+                        f"Too many simultaneous queries. Maximum: {self._limit}. Try again later.",
+                    )
+                held.callback(slots.release)
+            yield
 
     def _enter(self, turn: Turn) -> None:
         with self._changed:

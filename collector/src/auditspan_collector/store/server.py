@@ -184,7 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
         reply = Reply(self, asked.shape, headers, self.server.folder)
         with (
             self._told(reply),
-            self.server.running.turn(asked.query_id, self.connection) as turn,
+            self.server.running.turn(
+                asked.query_id, self.connection, reading=readonly or user.readonly
+            ) as turn,
             self._told(reply),
         ):
             connection = self.server.engine.connect()
