@@ -41,14 +41,21 @@ if TYPE_CHECKING:
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What one span may hold, and one request. More in a span is not refused: it is cut, and the record says so.
+    """What one span may hold, and one request.
 
-    *attributes_per_span* counts each map by itself (span, resource, scope, each event, each link), and the roles;
-    audit.* attributes are kept before others. *events_per_span* and *links_per_span* keep the first ones. *value_bytes* is the longest
-    text of one value, key, name or message, in UTF-8.
-    *spans_per_request* counts all spans, audited or not; a request with more is refused for good. So is one over
-    *request_bytes*, which is what the records of one request may come to: each carries its resource, so that a small request
-    can come to a thousand times its size; its sender sends fewer spans at once.
+    More in a span is not refused: it is cut, and the record says what was cut. A request over a limit is refused for
+    good; its sender sends fewer spans at once.
+
+    Attributes:
+        attributes_per_span: Counts each map by itself (span, resource, scope, each event, each link), and the roles;
+            audit.* attributes are kept before others.
+        events_per_span: The first ones are kept.
+        links_per_span: The first ones are kept.
+        value_bytes: The longest text of one value, key, name or message, in UTF-8.
+        spans_per_request: Counts all spans, audited or not; and the resources and scopes that they come in.
+        request_bytes: What the records of one request may come to. Each carries its resource, so that a small
+            request can come to a thousand times its size.
+
     """
 
     attributes_per_span: Annotated[int, msgspec.Meta(ge=16, le=65536)] = 1024
