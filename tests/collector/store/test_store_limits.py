@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from collector.store.running_store import row_binary
@@ -161,6 +163,22 @@ def test_a_statement_longer_than_allowed_is_refused(start):
     store.sql("CREATE TABLE t (a String) ENGINE = Memory")
     assert store.ask(f"INSERT INTO t VALUES ('{'x' * 100_000}')").status == 200
     assert store.sql("SELECT max(length(a)) FROM t") == "100000"
+
+
+def test_a_statement_longer_to_parse_than_it_looks_is_refused_at_once(store):
+    """What the engine would parse for minutes or hours, with no time limit that applies."""
+
+    def cpu_s():
+        fields = Path(f"/proc/{store.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    began = cpu_s()
+    assert store.ask("SELECT 1" + ", 1" * 40_000).status == 200
+    benign = (cpu_s() - began) * MIB / 120_000
+    for hostile in (";SELECT 1" * 100_000, "".join(f" ${n:x}$" for n in range(120_000))):
+        began = cpu_s()
+        assert store.ask(f"SELECT 1{hostile}", user="reader", password="of books").code == 62
+        assert cpu_s() - began < 20 * benign
 
 
 def test_a_query_of_a_client_that_left_is_stopped(store):

@@ -81,6 +81,7 @@ _IN_SCOPE = re.compile(r": In scope SELECT formatQuery\(.*\)\. \(", re.DOTALL)
 _TAG: Final = (
     "query_cache_tag"  # the one text setting that changes nothing; it names a request in system.processes
 )
+_MAX_TAGS: Final = 1000
 _MAY_CONTROL: Final = frozenset({"ATTACH", "DETACH", "INSERT", "KILL", "SET", "SYSTEM", "USE"})
 
 
@@ -173,6 +174,7 @@ class Connection:
 
     def judge(self, text: bytes, keyword: str, *, readonly: bool) -> None:
         """Refuse what no grant of the engine covers, by its own parser's word. Raises QueryFailed."""
+        self._refuse_slow_to_parse(text)
         verdict = self._raw.classify_query(text)
         kind = verdict["query_class"]
         if kind == _chdb.query_class.UNKNOWN:
@@ -198,6 +200,17 @@ class Connection:
         self.refuse_infile(text)
         if not reading and (b"engine" in lower or b"settings" in lower):
             _judge_definition(self.canonical(text))
+
+    def _refuse_slow_to_parse(self, text: bytes) -> None:
+        """Refuse what the engine reads in quadratic time; no time limit applies to it while it parses."""
+        if b";" in text.rstrip(b"; \t\r\n"):
+            # Raises at the second statement; classify_query would count them all.
+            self.canonical(text)
+        # The engine looks for the end of each tag ($tag$) up to the end of the text.
+        if text.count(b"$") > _MAX_TAGS and statement.dollar_words(text) > _MAX_TAGS:
+            raise QueryFailed.because(
+                SYNTAX_ERROR, f"Syntax error: more than {_MAX_TAGS} names that start with a dollar sign."
+            )
 
     def refuse_infile(self, text: bytes) -> None:
         """Refuse FROM INFILE, which would read a file of this machine. Raises QueryFailed."""

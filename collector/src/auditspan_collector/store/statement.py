@@ -106,6 +106,11 @@ def _tokens(text: bytes) -> Iterator[_Token]:
             yield _Token(value.upper() if word else value, word, start, end)
 
 
+def dollar_words(text: bytes) -> int:
+    """How many words of *text* start with a dollar sign, as a tag that is not closed does."""
+    return sum(kind == "word" and text.startswith(b"$", start) for kind, start, _ in _pieces(text))
+
+
 def outside_strings(canonical: bytes) -> Iterator[bytes]:
     """The words and signs of a statement as the parser writes it (no comments, no tags), without its strings."""
     for match in _TOKEN.finditer(canonical):
