@@ -108,6 +108,15 @@ class Metrics:
             "Records that were on disk already; a sender's retry",
             registry=self.registry,
         )
+        self._flagged = Counter(
+            "auditspan_records_flagged",
+            "Records kept whose sequence number or record id came before: with other content (conflict), or so long ago "
+            "that its content is no longer known (forgotten)",
+            ["reason"],
+            registry=self.registry,
+        )
+        for reason in ("conflict", "forgotten"):
+            self._flagged.labels(reason)
         self._commit_seconds = Histogram(
             "auditspan_commit_duration_seconds",
             "One commit to disk",
@@ -196,6 +205,11 @@ class Metrics:
         self._commit_seconds.observe(elapsed_s)
         self._group_requests.observe(requests)
 
+    def flagged(self, *, conflicts: int, forgotten: int) -> None:
+        """Records are kept whose key came before."""
+        self._flagged.labels("conflict").inc(conflicts)
+        self._flagged.labels("forgotten").inc(forgotten)
+
     def refused(self, error: BaseException, *, requests: int) -> None:
         """So many requests failed with *error* at the spool."""
         reason = refusal(error).reason if isinstance(error, Exception) else "internal"
@@ -247,6 +261,8 @@ Worth an alarm:
 - `auditspan_spool_bytes / auditspan_spool_capacity_bytes > 0.8`: soon senders will be asked to come back later.
 - `rate(auditspan_receiver_requests_total{outcome!="ok"}[5m]) > 0`: something is refused; `outcome` says why.
 - `rate(auditspan_spans_invalid_total[5m]) > 0`: a service sends records that can't be kept.
+- `rate(auditspan_records_flagged_total{reason="conflict"}[5m]) > 0`: somebody sends two different records under one
+  number or id; the view `conflicts` shows them.
 
 | metric | type | meaning |
 |---|---|---|"""

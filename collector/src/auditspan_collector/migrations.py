@@ -43,6 +43,7 @@ class Migration:
 MIGRATIONS: Final = (
     Migration(1, "create records", ddl.create_table),
     Migration(2, "create the OpenTelemetry views", ddl.create_views),
+    Migration(3, "create the view of conflicts", ddl.create_conflicts),
 )
 
 

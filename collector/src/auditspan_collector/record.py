@@ -7,6 +7,7 @@ bytes -> OtlpRequest -> AuditRecord -> Leaf -> (sealed) SealedBatch -> ClickHous
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Literal
 
 Encoding = Literal["protobuf", "json"]
@@ -129,11 +130,28 @@ class Leaf:
 
     *content* is RowBinary of the leaf columns; *hash* is SHA-256(0x00 || content), 32 bytes. *identity* is the
     same on every retry of the same record: SHA-256 over the content without its received time, first 16 bytes.
+
+    *key* and *number* say which record this claims to be, 16 bytes and an integer below 2**64: *sequence_key* and the
+    column sequence_number where sequence_stream is not empty and the number not 0; else record_id and 0.
+    Neither is sealed. Without a key the identity stands for it.
     """
 
     content: bytes
     hash: bytes
     identity: bytes
+    key: bytes = b""
+    number: int = 0
+
+
+def sequence_key(sender: str, service: bytes, stream: bytes) -> bytes:
+    """The name, 16 bytes, of the numbers that *sender* (Sender.name) gives out for *service* in *stream*, both UTF-8.
+
+    SHA-256 over the three, the first two behind their lengths in bytes (4 bytes, big endian), cut. By sender, so
+    that nobody uses up the numbers of a service that another credential speaks for.
+    """
+    name = sender.encode()
+    parts = (len(name).to_bytes(4, "big"), name, len(service).to_bytes(4, "big"), service, stream)
+    return sha256(b"".join(parts)).digest()[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,11 +180,15 @@ class IndexRange:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """Where a request's records were sealed. *duplicates* counts those that were already there."""
+    """Where a request's records were sealed. *duplicates* counts those that were already there.
+
+    *conflicts* counts those that were sealed although another record with other content has their key.
+    """
 
     stream: str
     ranges: tuple[IndexRange, ...]
     duplicates: int
+    conflicts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

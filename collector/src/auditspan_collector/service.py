@@ -216,6 +216,9 @@ class _Listening:
             requests=requests, records=records, duplicates=duplicates, elapsed_s=elapsed_s
         )
 
+    def flagged(self, *, conflicts: int, forgotten: int) -> None:
+        self._metrics.flagged(conflicts=conflicts, forgotten=forgotten)
+
     def refused(self, error: BaseException, *, requests: int) -> None:
         self._health.failed(error)
         self._metrics.refused(error, requests=requests)

@@ -15,7 +15,7 @@ def alter_nothing(database, cluster):
     return (f"ALTER TABLE `{database}`.nowhere ADD COLUMN extra String",)
 
 
-THIRD = Migration(3, "add a column", add_column)
+NEXT = Migration(len(MIGRATIONS) + 1, "add a column", add_column)
 
 
 def applied_versions(engine, database):
@@ -36,7 +36,7 @@ def test_versions_are_numbered_without_a_gap():
 
 def test_an_older_database_gets_what_it_lacks(engine):
     migrate(engine, "older")
-    assert migrate(engine, "older", migrations=(*MIGRATIONS, THIRD)) == ["add a column"]
+    assert migrate(engine, "older", migrations=(*MIGRATIONS, NEXT)) == ["add a column"]
     assert engine.rows("SELECT count() FROM system.columns WHERE database = 'older' AND name = 'extra'") == [
         (1,)
     ]
@@ -71,16 +71,17 @@ def test_two_that_start_at_once_do_not_disturb_each_other(engine):
 
 
 def test_a_failed_step_is_not_recorded_and_the_ones_before_it_are(engine):
-    broken = Migration(3, "broken", alter_nothing)
+    broken = Migration(len(MIGRATIONS) + 1, "broken", alter_nothing)
     with pytest.raises(RuntimeError, match="nowhere"):
         migrate(engine, "broken", migrations=(*MIGRATIONS, broken))
     assert applied_versions(engine, "broken") == [step.version for step in MIGRATIONS]
 
 
 def test_a_database_that_is_newer_than_the_code_is_left_alone(engine):
-    migrate(engine, "newer", migrations=(*MIGRATIONS, THIRD))
+    migrate(engine, "newer", migrations=(*MIGRATIONS, NEXT))
     with pytest.raises(
-        StoreRejected, match=r"schema version 3, and this auditspan knows none after 2\. Upgrade"
+        StoreRejected,
+        match=rf"schema version {NEXT.version}, and this auditspan knows none after {len(MIGRATIONS)}\. Upgrade",
     ):
         migrate(engine, "newer")
 

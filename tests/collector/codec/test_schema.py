@@ -132,7 +132,8 @@ def test_a_cluster_name_is_never_more_than_a_name(cluster):
 
 
 def test_on_a_cluster_each_statement_parses_and_goes_to_all_its_servers(engine):
-    statements = [*ddl.create_table("audit", "prod-1"), *ddl.create_views("audit", "prod-1")]
+    creators = (ddl.create_table, ddl.create_views, ddl.create_conflicts)
+    statements = [statement for create in creators for statement in create("audit", "prod-1")]
     for statement in statements:
         formatted = engine.rows("SELECT formatQuery({sql:String})", {"sql": statement})[0][0]
         assert "ON CLUSTER `prod-1`" in formatted
@@ -141,6 +142,34 @@ def test_on_a_cluster_each_statement_parses_and_goes_to_all_its_servers(engine):
     assert "replicated_deduplication_window_seconds" in stored
     assert "`records_local`" in stored
     assert "ENGINE = Distributed('prod-1', 'audit', 'records_local'" in distributed
+
+
+def test_conflicts_are_records_under_one_key_that_differ_in_more_than_their_received_time(engine):
+    migrate(engine, "conflicting")
+    one = {"service_name": "shop", "sequence_stream": "s", "record_id": bytes(15) + b"\x01"}
+    records = [
+        a_record(**one, sequence_number=1),
+        a_record(**one, sequence_number=1, received_time_unix_ms=9),  # the same by way of another collector
+        a_record(**one | {"record_id": bytes(15) + b"\x02"}, sequence_number=2),
+        a_record(**one | {"record_id": bytes(15) + b"\x03"}, sequence_number=2, actor_id="mallory"),
+        a_record(record_id=bytes(15) + b"\x04", actor_id="alice"),
+        a_record(record_id=bytes(15) + b"\x04", actor_id="mallory"),
+        a_record(record_id=bytes(15) + b"\x04", actor_id="elsewhere", tenant="other"),
+    ]
+    rows = b"".join(seal_row("s", index, encode_leaf(record)) for index, record in enumerate(records))
+    engine.insert(
+        f"INSERT INTO conflicting.records ({', '.join(f'`{name}`' for name in INSERT_COLUMNS)})", rows
+    )
+    found = engine.rows(
+        "SELECT same, ledger_index, actor_id FROM conflicting.conflicts ORDER BY ledger_index"
+    )
+    assert [(same, index) for same, index, _ in found] == [
+        ("sequence number", 2),
+        ("sequence number", 3),
+        ("record id", 4),
+        ("record id", 5),
+    ]
+    assert engine.rows("SELECT count() FROM conflicting.conflicts WHERE service_name = 'shop'") == [(2,)]
 
 
 @pytest.fixture(scope="module")

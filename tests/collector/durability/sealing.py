@@ -6,7 +6,7 @@ import dataclasses
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from auditspan_collector.record import AuditRecord, Leaf
+from auditspan_collector.record import AuditRecord, Leaf, sequence_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,11 +18,23 @@ if TYPE_CHECKING:
 CHILD_DEADLINE_S = 30
 
 
-def make_leaf(content: bytes | int, *, received: int = 0) -> Leaf:
-    """A leaf; *received* is what may differ between a record and its retry."""
+def make_leaf(
+    content: bytes | int, *, received: int = 0, record_id: bytes = b"", sequence: bytes = b"", number: int = 0
+) -> Leaf:
+    """A leaf; *received* is what may differ between a record and its retry, *sequence* and *number* its key."""
     body = content if isinstance(content, bytes) else b"record %d" % content
     whole = received.to_bytes(8, "little") + body
-    return Leaf(whole, sha256(b"\x00" + whole).digest(), sha256(body).digest()[:16])
+    identity = sha256(body).digest()[:16]
+    key = sequence_key("sender", b"service", sequence) if number else record_id or identity
+    return Leaf(whole, sha256(b"\x00" + whole).digest(), identity, key, number)
+
+
+def make_numbered(sequence: bytes, first: int, count: int, *, received: int = 0) -> list[Leaf]:
+    """Records *first* and those after it of *sequence*, each of its own content."""
+    return [
+        make_leaf(b"%s %d" % (sequence, n), received=received, sequence=sequence, number=n)
+        for n in range(first, first + count)
+    ]
 
 
 def make_leaves(first: int, count: int, size: int = 0) -> list[Leaf]:

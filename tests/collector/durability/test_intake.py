@@ -37,13 +37,16 @@ def encode(given: OtlpRequest) -> Selection:
 
 class Counts(NoIntakeMetrics):
     def __init__(self):
-        self.commits, self.refusals, self.selections = [], [], 0
+        self.commits, self.refusals, self.flags, self.selections = [], [], [], 0
 
     def selected(self, selection):
         self.selections += 1
 
     def committed(self, *, requests, records, duplicates, elapsed_s):
         self.commits.append((requests, records, duplicates))
+
+    def flagged(self, *, conflicts, forgotten):
+        self.flags.append((conflicts, forgotten))
 
     def refused(self, error, *, requests):
         self.refusals.append((type(error), requests))
@@ -313,3 +316,24 @@ def test_stopping_commits_what_is_queued_and_refuses_what_comes(start, spool, po
     assert first.result(DEADLINE_S).receipt.ranges == (IndexRange(0, 0),)
     assert queued.result(DEADLINE_S).receipt.ranges == (IndexRange(1, 1),)
     intake.stop()
+
+
+def test_a_record_under_a_key_that_has_other_content_is_kept_counted_and_told_to_its_sender(
+    spool, counts, caplog
+):
+    def numbered(given: OtlpRequest) -> Selection:
+        words = given.body.split()
+        leaves = tuple(make_leaf(word, sequence=b"s", number=n) for n, word in enumerate(words, 1))
+        return Selection(leaves, spans=len(words), tagged=len(words))
+
+    intake = Intake(spool, numbered, metrics=counts)
+    intake.start()
+    try:
+        assert intake.submit(request("one two")).receipt.conflicts == 0
+        receipt = intake.submit(request("one other new")).receipt
+    finally:
+        intake.stop()
+    assert (receipt.ranges, receipt.duplicates, receipt.conflicts) == ((IndexRange(2, 3),), 1, 1)
+    assert counts.flags == [(1, 0)]
+    (line,) = [entry.message for entry in caplog.records if "other content" in entry.message]
+    assert f"index 2 of stream {spool.stream}" in line

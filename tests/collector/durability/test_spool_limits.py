@@ -218,7 +218,7 @@ def test_a_file_of_something_else_is_not_overwritten(open_spool, spool_config):
 
 
 def test_a_later_format_is_not_touched(open_spool, spool_config, monkeypatch):
-    monkeypatch.setattr("auditspan_collector.spool.queue.FORMAT", b"2")
+    monkeypatch.setattr("auditspan_collector.spool.queue.FORMAT", b"3")
     open_spool().close()
     monkeypatch.undo()
     with pytest.raises(SpoolDamaged, match="the format"):

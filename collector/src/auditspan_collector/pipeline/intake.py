@@ -26,6 +26,7 @@ from msgspec import Meta
 
 from auditspan_collector.errors import ShuttingDown, SpoolFull
 from auditspan_collector.record import Accepted, IndexRange, Receipt
+from auditspan_collector.spool import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -40,6 +41,7 @@ _PROBLEMS_SHOWN: Final = 3
 # to limits.request_bytes more than there was room for.
 ENCODED_AT_ONCE: Final = 4
 BUSY_RETRY_AFTER_S: Final = 1.0
+_ONE_LINE_PER_S: Final = 60.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -69,6 +71,9 @@ class IntakeMetrics(Protocol):
     def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
         """A group is on disk: so many requests and new records, and so long it took."""
 
+    def flagged(self, *, conflicts: int, forgotten: int) -> None:
+        """So many records are kept although one with other content, or nobody knows what, has their key."""
+
     def refused(self, error: BaseException, *, requests: int) -> None:
         """So many requests failed with *error* at the spool."""
 
@@ -80,6 +85,9 @@ class NoIntakeMetrics:
         """Nothing."""
 
     def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
+        """Nothing."""
+
+    def flagged(self, *, conflicts: int, forgotten: int) -> None:
         """Nothing."""
 
     def refused(self, error: BaseException, *, requests: int) -> None:
@@ -127,7 +135,9 @@ class Intake:
         self._encoding = 0
         self._held_bytes = 0  # records that are made or being made, until they are answered for
         self._stopping = False
-        self._state = threading.Lock()  # guards the four above
+        self._conflicts = 0  # that no line of the log has told yet
+        self._conflicts_logged_at: float | None = None
+        self._state = threading.Lock()  # guards queue, what is held, and stopping
         self._arrived = threading.Condition(self._state)
         self._room = threading.Condition(self._state)
         self._thread = threading.Thread(target=self._run, name="auditspan-commit", daemon=True)
@@ -264,15 +274,41 @@ class Intake:
             self._refuse(group, error)
         else:
             self._count(group, committed, self._clock() - started)
+            if committed.flagged:
+                self._flag(committed)
             self._answer(group, committed)
 
     def _answer(self, group: list[_Waiting], committed: Committed) -> None:
         at = 0
+        conflicts = [place for place, verdict in committed.flagged if verdict is Verdict.CONFLICT]
         for waiting in group:
-            indexes = committed.indexes[at : at + len(waiting.leaves)]
-            at += len(waiting.leaves)
-            waiting.receipt = _receipt(committed.stream, indexes)
+            end = at + len(waiting.leaves)
+            waiting.receipt = _receipt(
+                committed.stream,
+                committed.indexes[at:end],
+                conflicts=sum(at <= place < end for place in conflicts) if conflicts else 0,
+            )
+            at = end
             waiting.done.set()
+
+    def _flag(self, committed: Committed) -> None:
+        conflicts = [
+            committed.indexes[place] for place, verdict in committed.flagged if verdict is Verdict.CONFLICT
+        ]
+        self._metrics.flagged(conflicts=len(conflicts), forgotten=len(committed.flagged) - len(conflicts))
+        if not conflicts:
+            return
+        self._conflicts += len(conflicts)
+        now = self._clock()
+        if self._conflicts_logged_at is None or now - self._conflicts_logged_at >= _ONE_LINE_PER_S:
+            log.warning(
+                "%d records were kept whose sequence number or record id came before with other content, the latest at "
+                "index %s of stream %s; the view `conflicts` shows all of them",
+                self._conflicts,
+                conflicts[-1],
+                committed.stream,
+            )
+            self._conflicts_logged_at, self._conflicts = now, 0
 
     def _refuse(self, group: list[_Waiting], error: BaseException) -> None:
         for waiting in group:
@@ -289,11 +325,11 @@ class Intake:
         )
 
 
-def _receipt(stream: str, indexes: Sequence[int | None]) -> Receipt:
+def _receipt(stream: str, indexes: Sequence[int | None], *, conflicts: int) -> Receipt:
     kept = [index for index in indexes if index is not None]
     # The new records of one request are sealed next to each other, so they make one range.
     ranges = (IndexRange(kept[0], kept[-1]),) if kept else ()
-    return Receipt(stream, ranges, duplicates=len(indexes) - len(kept))
+    return Receipt(stream, ranges, duplicates=len(indexes) - len(kept), conflicts=conflicts)
 
 
 def _problem(selection: Selection) -> str:

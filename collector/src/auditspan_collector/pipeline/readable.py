@@ -44,7 +44,7 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
             problems.append(problem)
             continue
         check_service(request.sender, record.service_name)
-        leaf = encode_leaf(record)
+        leaf = encode_leaf(record, request.sender.name)
         leaves.append(leaf)
         size += len(leaf.content)
         if size > limits.request_bytes:

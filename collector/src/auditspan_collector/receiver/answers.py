@@ -102,13 +102,17 @@ def receipt_text(receipt: Receipt) -> str:
     """*receipt* as compact proto-JSON of auditspan.v1.Receipt: ASCII without line breaks, fit for a header.
 
     Zeros are written out, which proto-JSON leaves open: not every reader has the schema. 64-bit numbers are text.
+    Conflicts are rare and named only when there are some.
     """
     message = ledger_pb2.Receipt(
         stream=receipt.stream,
         ranges=[ledger_pb2.IndexRange(first=each.first, last=each.last) for each in receipt.ranges],
         duplicates=receipt.duplicates,
+        conflicts=receipt.conflicts,
     )
     content = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    if not receipt.conflicts:
+        del content["conflicts"]
     return json.dumps(content, separators=(",", ":"))
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from auditspan import attributes as names
 
-from auditspan_collector.record import Leaf
+from auditspan_collector.record import Leaf, sequence_key
 from auditspan_collector.schema import rowbinary as rb
 
 if TYPE_CHECKING:
@@ -234,18 +234,24 @@ _NESTED_ENCODERS = tuple(
 )
 
 
-def encode_leaf(record: AuditRecord) -> Leaf:
-    """*record* as the bytes that are sealed and inserted, with their hash and identity."""
+def encode_leaf(record: AuditRecord, sender: str = "") -> Leaf:
+    """*record* as the bytes that are sealed and inserted, with their hash and identity, and the key under *sender*."""
     parts = [encode(value) for encode, value in zip(_FLAT_ENCODERS, _flat_values(record), strict=True)]
     for group, field_of, encode in _NESTED_ENCODERS:
         elements = getattr(record, group)
         parts.append(encode([field_of(element) for element in elements]) if elements else b"\x00")
     content = b"".join(parts)
     identity = content[: _RECEIVED_TIME.start] + content[_RECEIVED_TIME.stop :]
+    key, number = record.record_id, 0
+    if record.sequence_stream and record.sequence_number:
+        key = sequence_key(sender, record.service_name.encode(), record.sequence_stream.encode())
+        number = record.sequence_number
     return Leaf(
         content=content,
         hash=hashlib.sha256(b"\x00" + content).digest(),
         identity=hashlib.sha256(identity).digest()[:16],
+        key=key,
+        number=number,
     )
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 
-from auditspan_collector.schema import COLUMNS, TABLE
+from auditspan_collector.schema import COLUMNS, LEAF_COLUMNS, TABLE
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,62}")
@@ -79,6 +79,30 @@ OTEL_TRACES = {
     "Links.TraceState": "links.trace_state",
     "Links.Attributes": "links.attributes",
 }
+# What makes a record itself: a sequence's number where it has one, and its id.
+_KEYS = {
+    "sequence number": (
+        "tenant, service_name, sequence_stream, sequence_number",
+        "sequence_stream != '' AND sequence_number != 0",
+    ),
+    "record id": ("tenant, record_id", "1"),
+}
+CONFLICTS = (
+    "ledger_stream",
+    "ledger_index",
+    "received_time",
+    "tenant",
+    "service_name",
+    "sequence_stream",
+    "sequence_number",
+    "record_id",
+    "actor_id",
+    "action",
+    "outcome",
+    "target_type",
+    "target_id",
+    "trace_id_hex",
+)
 OTEL_TRACES_TRACE_ID_TS = {
     "TraceId": "lower(hex(trace_id))",
     "Start": "toDateTime(min(start_time))",
@@ -132,6 +156,33 @@ def create_views(database: str, cluster: str = "") -> tuple[str, ...]:
     return (
         _view(database, cluster, "otel_traces", OTEL_TRACES, ""),
         _view(database, cluster, "otel_traces_trace_id_ts", OTEL_TRACES_TRACE_ID_TS, group_by),
+    )
+
+
+def create_conflicts(database: str, cluster: str = "") -> tuple[str, ...]:
+    """The statement that creates the view of records that share a key and differ in more than their received time.
+
+    Copies of one record in two collectors are no conflict. Contents are compared only where a key repeats, so the
+    view reads the key columns of the whole table and little else; a condition on service_name or the like narrows it.
+    """
+    content = ", ".join(f"`{column.name}`" for column in LEAF_COLUMNS if column.name != "received_time")
+    shown = ", ".join(CONFLICTS)
+    table = f"{quoted(database)}.{quoted(TABLE)}"
+    parts = []
+    for same, (key, present) in _KEYS.items():
+        repeated = f"SELECT {key} FROM {table} WHERE {present} GROUP BY {key} HAVING count() > 1"  # noqa: S608 - constants
+        # GLOBAL, since both tables are Distributed on a cluster.
+        differing = (
+            f"SELECT {key} FROM {table} WHERE {present} AND ({key}) GLOBAL IN ({repeated})\n    GROUP BY {key} "  # noqa: S608 - constants
+            f"HAVING uniqExact(sipHash128(formatRow('RowBinary', {content}))) > 1"
+        )
+        parts.append(
+            f"SELECT {_literal(same)} AS same, {shown}\nFROM {table}\n"
+            f"WHERE {present} AND ({key}) GLOBAL IN (\n    {differing}\n)"
+        )
+    union = "\nUNION ALL\n".join(parts)
+    return (
+        f"CREATE VIEW IF NOT EXISTS {quoted(database)}.{quoted('conflicts')}{on_cluster(cluster)}\nAS {union}",
     )
 
 

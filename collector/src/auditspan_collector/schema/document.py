@@ -67,6 +67,16 @@ _VIEWS = """## Views
 `otel_traces` has the columns of the OpenTelemetry Collector's ClickHouse exporter, so that what reads that
 exporter's table (Grafana's ClickHouse data source, HyperDX) reads audit records as they are;
 `otel_traces_trace_id_ts` gives a trace's time range, which Grafana asks for first.
+
+`conflicts` shows records that claim to be the same one and are not: they share a sequence number or a record id (`same`
+says which) and differ in more than their received time. All of them are kept, since nobody may make another's record
+vanish by naming its number; at most one is what it says. Copies of one record that two collectors stored are no
+conflict. The view compares whole columns: name a service or a sequence where you can.
+
+```sql
+SELECT same, ledger_stream, ledger_index, received_time, service_name, sequence_number, actor_id, action
+FROM audit.conflicts WHERE service_name = 'orders' ORDER BY sequence_stream, sequence_number
+```
 """
 
 

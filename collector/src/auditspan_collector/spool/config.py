@@ -13,9 +13,13 @@ from auditspan_collector.errors import ConfigError
 MIB = 1 << 20
 MIN_BYTES = 64 * MIB
 
-# Disk that one remembered record costs at most: a commit of a single record makes an entry of 38 bytes, and LMDB's
+# Disk that one remembered record costs at most: a commit of a single record makes an entry of 54 bytes, and LMDB's
 # pages are filled in order.
-SEEN_BYTES_PER_RECORD = 40
+SEEN_BYTES_PER_RECORD = 56
+# Disk that a sequence's mark costs at most, with every chunk that it may have, in pages that are half empty.
+SEQUENCE_BYTES = 800
+# A chunk of a sequence's contents takes half of a page, or all of it after the page was split.
+CHUNK_BYTES = 4096
 
 # How far a full spool is stretched while something is deleted; the file grows only by what copying needs.
 STRETCH_BYTES = 4 * MIB
@@ -37,7 +41,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         max_bytes: Size that the folder never exceeds. It bounds how long ClickHouse may be away: when it is used
             up, senders are asked to come back later. Disk is taken as it is needed, and kept for reuse.
         dedup_window_records: How many of the latest records are remembered to recognise a sender's retry. A retry
-            from before is stored again, which the reading views hide. Costs about 100 bytes of memory a record.
+            from before is stored again, which the reading views hide. Costs about 200 bytes of memory a record.
+            Records with a sequence number (those of instrumented services) don't count: see below.
+        dedup_sequences: How many sequences are remembered, one for each process of an instrumented service. Of each,
+            a retry is recognised however much others sent since, within its latest 4,800 numbers; all together
+            take at most a thirty-second of *max_bytes*. The sequence that was quiet for longest gives way. Costs up
+            to 2 KB of memory each; 0 has all records share *dedup_window_records*.
         allow_memory_filesystem: For tests: let *path* be on tmpfs, where a reboot loses what was acknowledged.
 
     """
@@ -45,6 +54,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     path: str = "/var/lib/auditspan/spool"
     max_bytes: int = 8 << 30
     dedup_window_records: int = 500_000
+    dedup_sequences: int = 10_000
     allow_memory_filesystem: bool = False
 
     @property
@@ -55,7 +65,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         that could not delete would never recover from being full.
         """
         copies = max(8 * MIB, self.max_bytes // 16)
-        return self.dedup_window_records * SEEN_BYTES_PER_RECORD + copies + STRETCH_BYTES
+        sequences = self.dedup_sequences * SEQUENCE_BYTES + self.sequence_chunks * CHUNK_BYTES
+        return self.dedup_window_records * SEEN_BYTES_PER_RECORD + sequences + copies + STRETCH_BYTES
+
+    @property
+    def sequence_chunks(self) -> int:
+        """Chunks that all sequences together may have."""
+        return self.max_bytes // 32 // CHUNK_BYTES if self.dedup_sequences else 0
 
     @property
     def capacity_bytes(self) -> int:
@@ -78,17 +94,29 @@ def check(config: Config) -> tuple[str, ...]:
 
 
 def _check_sizes(config: Config) -> None:
-    if config.dedup_window_records < 0:
-        raise ConfigError(f"spool.dedup_window_records: {config.dedup_window_records}; 0 (off) or more")
+    for setting in ("dedup_window_records", "dedup_sequences"):
+        if getattr(config, setting) < 0:
+            raise ConfigError(f"spool.{setting}: {getattr(config, setting)}; 0 (off) or more")
     if config.max_bytes < MIN_BYTES:
         raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too small; at least {MIN_BYTES} (64 MiB)")
-    if config.capacity_bytes < config.max_bytes // 3:
-        without = msgspec.structs.replace(config, dedup_window_records=0)
-        most = (without.capacity_bytes - config.max_bytes // 3) // SEEN_BYTES_PER_RECORD
-        raise ConfigError(
-            f"spool.dedup_window_records: {config.dedup_window_records} leaves too little of spool.max_bytes "
-            f"({config.max_bytes}) for records; at most {most}, or a larger spool.max_bytes"
-        )
+    _check_room(config, "dedup_sequences", SEQUENCE_BYTES)
+    _check_room(config, "dedup_window_records", SEEN_BYTES_PER_RECORD)
+
+
+def _check_room(config: Config, setting: str, each_bytes: int) -> None:
+    """Raise ConfigError when *setting*, or with it what was checked before, leaves too little for batches."""
+    lacking = config.max_bytes // 3 - config.capacity_bytes
+    if lacking <= 0:
+        return
+    wanted = getattr(config, setting)
+    most = wanted - -(-lacking // each_bytes)
+    if most < 0 and setting == "dedup_sequences":
+        # The window is what is too large then.
+        return
+    raise ConfigError(
+        f"spool.{setting}: {wanted} leaves too little of spool.max_bytes "
+        f"({config.max_bytes}) for records; at most {max(0, most)}, or a larger spool.max_bytes"
+    )
 
 
 def _nearest_existing(folder: Path) -> Path:

@@ -48,8 +48,8 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 class Environment:
     """The LMDB files in *folder*, never larger than *max_bytes*; thread-safe.
 
-    *batches*, *meta* and *seen* are its sub-databases, valid inside *read* and *write* only; *page_bytes* is the
-    size of a page.
+    *batches*, *meta*, *seen*, *sequences* and *digests* are its sub-databases, valid inside *read* and *write* only;
+    *page_bytes* is the size of a page.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -76,7 +76,7 @@ class Environment:
         self._env = lmdb.open(
             str(self._folder),
             map_size=self._map_bytes,
-            max_dbs=3,
+            max_dbs=5,
             max_readers=4,
             mode=0o600,
             sync=True,
@@ -88,6 +88,8 @@ class Environment:
         self.batches = self._env.open_db(b"batches")
         self.meta = self._env.open_db(b"meta")
         self.seen = self._env.open_db(b"seen")
+        self.sequences = self._env.open_db(b"sequences")
+        self.digests = self._env.open_db(b"digests")
 
     def _data_inode(self) -> tuple[int, int]:
         status = os.stat(self._data_file)  # noqa: PTH116 - before each commit; pathlib would double its cost

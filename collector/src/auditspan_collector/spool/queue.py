@@ -5,10 +5,9 @@
     begin_insert, in_flight   the range that ClickHouse may already have, remembered over a crash
     release  removes it
 
-Sub-databases: *batches* maps a batch's first index to it; *seen* maps the same index to the identities of that
-batch's records (16 bytes each), the oldest removed in the transaction that adds the newest; *meta* holds the format,
-the stream's ledger, the position and the range in flight. The identities are in memory too, as a set; the disk's
-copy is written in order and read once, at start. As keys of a B-tree they would cost two random pages a record.
+Sub-databases: *batches* maps a batch's first index to it; *meta* holds the format, the stream's ledger, the position and
+the range in flight; *seen*, *sequences* and *digests* are what retries are recognised by, changed in the transaction
+of the batch.
 
 Crash argument: each method is one transaction. Memory follows the disk, never the other way round: it changes after
 the commit, and is compared with the disk when a commit has failed.
@@ -32,7 +31,9 @@ from auditspan_collector.spool import folder as spool_folder
 from auditspan_collector.spool import values
 from auditspan_collector.spool.config import check
 from auditspan_collector.spool.environment import RETRY_AFTER_S, Environment
+from auditspan_collector.spool.seen import Seen
 from auditspan_collector.spool.values import Position, index_key, key_index
+from auditspan_collector.spool.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -41,21 +42,26 @@ if TYPE_CHECKING:
 
     from auditspan_collector.record import Leaf
     from auditspan_collector.spool.config import Config
+    from auditspan_collector.spool.seen import SeenDraft
     from auditspan_collector.spool.values import InFlight
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"1"
-IDENTITY_BYTES = 16
+FORMAT = b"2"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit came to: one entry a leaf, its index, or None for a record that was already there."""
+    """What a commit came to: one entry a leaf, its index, or None for a record that was already there.
+
+    *flagged* has the records that were kept although a record came under their key before: their place among the
+    leaves, and whether the other content is known (CONFLICT) or FORGOTTEN.
+    """
 
     stream: str
     indexes: tuple[int | None, ...]
+    flagged: tuple[tuple[int, Verdict], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,7 @@ class Spool:
         self._position = Position()
         self._in_flight: InFlight | None = None
         self._handed_out: int | None = None  # the last index of what was read and is not released
-        self._seen: set[bytes] = set()
+        self._seen = Seen(config, environment)
         self._refusal: str | None = None
         self._listeners: list[Callable[[], None]] = []
 
@@ -157,16 +163,13 @@ class Spool:
     def _load(self) -> None:
         def look(txn: lmdb.Transaction[bytes]) -> None:
             self._ledger, self._position, self._in_flight = self._state(txn)
-            self._seen = set()
-            with txn.cursor(self._environment.seen) as cursor:
-                for key, stored in cursor:
-                    self._seen.update(_identities(key, stored))
+            remembered = self._seen.load(txn)
+            if remembered != self._position.seen_records:
+                raise values.damaged(
+                    "the remembered records", f"{remembered}, not {self._position.seen_records}"
+                )
 
         self._environment.read(look)
-        if len(self._seen) != self._position.seen_records:
-            raise values.damaged(
-                "the remembered records", f"{len(self._seen)}, not {self._position.seen_records}"
-            )
 
     def _state(self, txn: lmdb.Transaction[bytes]) -> tuple[LedgerState, Position, InFlight | None]:
         ledger, position = self._meta(txn, b"ledger"), self._meta(txn, b"position")
@@ -221,22 +224,24 @@ class Spool:
     def commit(self, leaves: Sequence[Leaf]) -> Committed:
         """Seal *leaves* in their order and keep them; on return they survive power loss.
 
-        A leaf whose identity is remembered, or came earlier in *leaves*, is a duplicate and is not sealed again.
+        A leaf whose content is remembered under its key, or came earlier in *leaves*, is a duplicate and is not sealed
+        again. One whose key is remembered with other content is sealed and flagged.
         Raises SpoolFull (transient) with nothing kept, and the spool as usable as before.
         """
         with self._changing:
             if self._refusal is not None:
                 raise SpoolFull(self._refusal, retry_after_s=60.0)
-            fresh, indexes = self._fresh(leaves)
+            draft = self._seen.draft()
+            fresh, committed = self._judge(leaves, draft)
             if not fresh:
-                return Committed(self.stream, tuple(indexes))
+                return committed
             batch, ledger = append(self._ledger, fresh)
-            identities = b"".join(leaf.identity for leaf in fresh)
             value = values.encode_batch(batch)
             self._refuse_over_capacity(len(value))
+            draft.settle(ledger.next_index)
             try:
-                position, forgotten = self._environment.write(
-                    lambda txn: self._keep(txn, batch.first_index, value, identities, ledger)
+                position = self._environment.write(
+                    lambda txn: self._keep(txn, batch.first_index, value, draft, ledger)
                 )
             except SpoolFull:
                 self._compare_with_disk()
@@ -244,67 +249,48 @@ class Spool:
             self._ledger, self._position = ledger, position
             # Looking for a place in the tree maps 16 pages around each one touched; measured, an eighth of what is written.
             self._environment.touched(len(value) // 8)
-            self._seen.difference_update(forgotten)
-            if self._config.dedup_window_records:
-                self._seen.update(leaf.identity for leaf in fresh)
+            draft.apply()
         for listener in self._listeners:
             listener()
-        return Committed(ledger.stream, tuple(indexes))
+        return committed
 
-    def _fresh(self, leaves: Sequence[Leaf]) -> tuple[list[Leaf], list[int | None]]:
+    def _judge(self, leaves: Sequence[Leaf], draft: SeenDraft) -> tuple[list[Leaf], Committed]:
+        """The leaves to seal, and what all come to once they are."""
         index = self._ledger.next_index
         fresh: list[Leaf] = []
         indexes: list[int | None] = []
-        here: set[bytes] = set()
+        flagged: list[tuple[int, Verdict]] = []
         for leaf in leaves:
-            if leaf.identity in self._seen or leaf.identity in here:
+            verdict = draft.judge(leaf)
+            if verdict is Verdict.DUPLICATE:
                 indexes.append(None)
                 continue
-            here.add(leaf.identity)
+            if verdict is not Verdict.FRESH:
+                flagged.append((len(indexes), verdict))
             fresh.append(leaf)
             indexes.append(index)
             index += 1
-        return fresh, indexes
+        return fresh, Committed(self.stream, tuple(indexes), tuple(flagged))
 
     def _keep(
         self,
         txn: lmdb.Transaction[memoryview],
         first: int,
         value: bytes,
-        identities: bytes,
+        draft: SeenDraft,
         ledger: LedgerState,
-    ) -> tuple[Position, list[bytes]]:
+    ) -> Position:
         key = index_key(first)
         position = self._position
         txn.put(key, values.guard(key, value), append=True, db=self._environment.batches)
-        seen, forgotten = position.seen_records, list[bytes]()
-        window = self._config.dedup_window_records
-        if window:
-            seen += len(identities) // IDENTITY_BYTES
-            forgotten = self._forget(txn, seen - window)
-            seen -= len(forgotten)
-            txn.put(key, values.guard(key, identities), append=True, db=self._environment.seen)
-        elif seen:
-            forgotten = self._forget(txn, seen)
-            seen = 0
         position = replace(
             position,
             batch_bytes=position.batch_bytes + self._environment.disk_bytes(len(value) + values.CRC_BYTES),
-            seen_records=seen,
+            seen_records=draft.write(txn, first, position.seen_records),
         )
         self._put_meta(txn, b"ledger", values.encode_ledger(ledger))
         self._put_meta(txn, b"position", values.encode_position(position))
-        return position, forgotten
-
-    def _forget(self, txn: lmdb.Transaction[memoryview], excess: int) -> list[bytes]:
-        """Remove whole entries, oldest first, until at least *excess* records are forgotten or none is left."""
-        forgotten: list[bytes] = []
-        with txn.cursor(self._environment.seen) as cursor:
-            while len(forgotten) < excess and cursor.first():
-                key, stored = cursor.item()
-                forgotten += _identities(bytes(key), bytes(stored))
-                cursor.delete()
-        return forgotten
+        return position
 
     def _refuse_over_capacity(self, value_bytes: int) -> None:
         used = self._position.batch_bytes
@@ -439,9 +425,3 @@ class Spool:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
-
-
-def _identities(key: bytes, stored: bytes) -> list[bytes]:
-    """The identities of one entry of *seen*."""
-    value = values.unguard(key, stored, f"remembered records from index {key_index(key)}")
-    return [value[at : at + IDENTITY_BYTES] for at in range(0, len(value), IDENTITY_BYTES)]

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61uditspan/v1/ledger.proto\x12\x0c\x61uditspan.v1\")\n\nIndexRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"W\n\x07Receipt\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12(\n\x06ranges\x18\x02 \x03(\x0b\x32\x18.auditspan.v1.IndexRange\x12\x12\n\nduplicates\x18\x03 \x01(\x04\"=\n\x0bLedgerState\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x66rontier\x18\x03 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x61uditspan/v1/ledger.proto\x12\x0c\x61uditspan.v1\")\n\nIndexRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x04\x12\x0c\n\x04last\x18\x02 \x01(\x04\"j\n\x07Receipt\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12(\n\x06ranges\x18\x02 \x03(\x0b\x32\x18.auditspan.v1.IndexRange\x12\x12\n\nduplicates\x18\x03 \x01(\x04\x12\x11\n\tconflicts\x18\x04 \x01(\x04\"=\n\x0bLedgerState\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x04\x12\x10\n\x08\x66rontier\x18\x03 \x03(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,7 +34,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INDEXRANGE']._serialized_start=43
   _globals['_INDEXRANGE']._serialized_end=84
   _globals['_RECEIPT']._serialized_start=86
-  _globals['_RECEIPT']._serialized_end=173
-  _globals['_LEDGERSTATE']._serialized_start=175
-  _globals['_LEDGERSTATE']._serialized_end=236
+  _globals['_RECEIPT']._serialized_end=192
+  _globals['_LEDGERSTATE']._serialized_start=194
+  _globals['_LEDGERSTATE']._serialized_end=255
 # @@protoc_insertion_point(module_scope)

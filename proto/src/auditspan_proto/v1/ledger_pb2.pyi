@@ -15,14 +15,16 @@ class IndexRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., last: _Optional[int] = ...) -> None: ...
 
 class Receipt(_message.Message):
-    __slots__ = ("stream", "ranges", "duplicates")
+    __slots__ = ("stream", "ranges", "duplicates", "conflicts")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     RANGES_FIELD_NUMBER: _ClassVar[int]
     DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
     stream: str
     ranges: _containers.RepeatedCompositeFieldContainer[IndexRange]
     duplicates: int
-    def __init__(self, stream: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[IndexRange, _Mapping]]] = ..., duplicates: _Optional[int] = ...) -> None: ...
+    conflicts: int
+    def __init__(self, stream: _Optional[str] = ..., ranges: _Optional[_Iterable[_Union[IndexRange, _Mapping]]] = ..., duplicates: _Optional[int] = ..., conflicts: _Optional[int] = ...) -> None: ...
 
 class LedgerState(_message.Message):
     __slots__ = ("stream", "size", "frontier")
