@@ -10,6 +10,7 @@
     |-- ShuttingDown         (retryable) no new work is taken
     |-- SpoolInUse           another process owns the spool folder
     |-- SpoolDamaged         a stored value fails its checksum
+    |-- CommandRefused       an operator's command that can't be carried out as things are
     |-- StoreUnavailable     (retryable) ClickHouse does not answer, or says to try again
     |-- StoreRejected        ClickHouse answered, and will answer the same again
     |-- StoreInUse           another process owns the embedded store's folder
@@ -85,6 +86,10 @@ class SpoolInUse(AuditspanError):  # noqa: N818 - a state
 
 class SpoolDamaged(AuditspanError):  # noqa: N818 - a state
     """A value on disk fails its checksum or can't be read; nothing is skipped on its own."""
+
+
+class CommandRefused(AuditspanError):  # noqa: N818 - a state
+    """What an operator asked for can't be done as things are; nothing was changed."""
 
 
 class StoreUnavailable(AuditspanError):  # noqa: N818 - a state

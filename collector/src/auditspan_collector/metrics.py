@@ -26,12 +26,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
 from auditspan_collector.hosts import Hosts
+from auditspan_collector.pipeline import quarantine
 from auditspan_collector.pipeline.drain import State
 from auditspan_collector.receiver.answers import refusal
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from auditspan_collector.errors import AuditspanError
     from auditspan_collector.pipeline.drain import Drain
@@ -168,16 +170,24 @@ class Metrics:
             ),
         ):
             self._held[name] = Gauge(f"auditspan_spool_{name}", help_text, registry=self.registry)
+        self._held["quarantined_records"] = Gauge(
+            "auditspan_spool_quarantined_records",
+            "Records set aside with `auditspan spool quarantine` and not in ClickHouse",
+            registry=self.registry,
+        )
         self._state = _DrainState()
         self.registry.register(self._state)
 
-    def watch(self, spool: Spool, drain: Drain, *, capacity_bytes: int) -> None:
-        """Show what *spool* holds and how *drain* is, read at each scrape; call once, before they start."""
+    def watch(self, spool: Spool, drain: Drain, *, folder: Path, capacity_bytes: int) -> None:
+        """Show what *spool* in *folder* holds and how *drain* is, read at each scrape; call once, before they start."""
         ages = _Ages(spool, self._clock)
         spool.on_commit(ages.committed)
         self._held["records"].set_function(lambda: spool.backlog().records)
         self._held["bytes"].set_function(lambda: spool.backlog().bytes)
         self._held["capacity_bytes"].set(capacity_bytes)
+        self._held["quarantined_records"].set_function(
+            lambda: sum(each.records for each in quarantine.listed(folder))
+        )
         self._held["oldest_age_seconds"].set_function(ages.oldest_s)
         self._state.drain = drain
 
@@ -256,7 +266,8 @@ process's (`process_resident_memory_bytes`, `process_cpu_seconds_total`, `proces
 Worth an alarm:
 
 - `auditspan_drain_state{state="stopped"} == 1`: ClickHouse refuses for good, a person is needed. Nothing is lost while
-  the spool has room.
+  the spool has room. `auditspan spool list` says why, `retry` and `quarantine` are the ways out.
+- `auditspan_spool_quarantined_records > 0`: records are set aside and not in ClickHouse.
 - `auditspan_spool_oldest_age_seconds > 300`: records don't reach ClickHouse.
 - `auditspan_spool_bytes / auditspan_spool_capacity_bytes > 0.8`: soon senders will be asked to come back later.
 - `rate(auditspan_receiver_requests_total{outcome!="ok"}[5m]) > 0`: something is refused; `outcome` says why.

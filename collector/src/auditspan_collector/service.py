@@ -15,12 +15,14 @@ import time
 from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.errors import ShuttingDown, SpoolFull
 from auditspan_collector.metrics import Metrics, MetricsServer
 from auditspan_collector.migrations import migrate
+from auditspan_collector.pipeline.control import Control
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.pipeline.intake import Intake
 from auditspan_collector.pipeline.readable import encode
@@ -86,7 +88,8 @@ class Service:
                 config=config.drain,
                 metrics=metrics,
             )
-            metrics.watch(spool, drain, capacity_bytes=config.spool.capacity_bytes)
+            folder = Path(config.spool.path)
+            metrics.watch(spool, drain, folder=folder, capacity_bytes=config.spool.capacity_bytes)
             intake = Intake(
                 spool,
                 partial(encode, limits=config.limits),
@@ -96,6 +99,9 @@ class Service:
             self._serve_metrics(started, metrics)
             drain.start()
             started.callback(lambda: drain.stop(max(_MIN_DRAIN_S, self._left_s())))
+            control = Control(folder, spool, drain, client, capacity_bytes=config.spool.capacity_bytes)
+            control.start()
+            started.callback(control.stop)
             intake.start()
             started.callback(intake.stop)
             self._receive(started, intake, metrics)

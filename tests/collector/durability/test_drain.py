@@ -7,8 +7,15 @@ import threading
 import pytest
 from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.clickhouse import Config as ClickHouseConfig
-from auditspan_collector.errors import SpoolDamaged, SpoolFull, StoreRejected, StoreUnavailable
+from auditspan_collector.errors import (
+    CommandRefused,
+    SpoolDamaged,
+    SpoolFull,
+    StoreRejected,
+    StoreUnavailable,
+)
 from auditspan_collector.pipeline.drain import Config, Drain, NoDrainMetrics
+from auditspan_collector.pipeline.insert import insert
 from collector.durability.scripted_store import Store, serve
 from collector.durability.sealing import make_leaves
 
@@ -285,6 +292,62 @@ def test_a_stopped_drain_goes_on_after_retry_and_prepares_again(spool, store, st
     assert store.indexes(spool.stream) == [0, 1, 2]
 
 
+def test_what_it_sent_itself_is_no_old_copy_to_a_drain_that_goes_on(spool, store, start, counts):
+    spool.commit(make_leaves(0, 3))
+    drain = start(spool)
+    until(drained(spool))
+    store.faults.append("code 16")
+    spool.commit(make_leaves(3, 2))
+    until(lambda: counts.stops)
+    drain.retry()
+    until(drained(spool))
+    assert store.indexes(spool.stream) == [0, 1, 2, 3, 4]
+
+
+def test_retry_ends_a_pause(spool, store, start, counts):
+    store.faults.append("503")
+    spool.commit(make_leaves(0, 3))
+    drain = start(spool, config=Config(linger_s=0, retry_min_s=60, retry_max_s=60))
+    until(lambda: counts.delays)
+    assert drain.retry() == "retrying"
+    until(drained(spool))
+    assert drain.retry() == "running"
+
+
+def test_while_it_is_stopped_work_is_done_in_its_own_thread_and_it_goes_on(spool, store, start, counts):
+    store.faults.append("code 16")
+    spool.commit(make_leaves(0, 3))
+    drain = start(spool)
+    until(lambda: counts.stops)
+    seen = drain.while_stopped(lambda why: (threading.current_thread().name, why))
+    assert seen == ("auditspan-drain", counts.stops[0])
+    until(drained(spool))
+
+
+def test_it_stays_stopped_when_the_work_fails(spool, store, start, counts):
+    store.faults.append("code 16")
+    spool.commit(make_leaves(0, 3))
+    drain = start(spool)
+    until(lambda: counts.stops)
+    with pytest.raises(ZeroDivisionError):
+        drain.while_stopped(lambda _why: 1 // 0)
+    assert drain.status.state == "stopped"
+    drain.retry()
+    until(drained(spool))
+
+
+def test_no_work_is_taken_while_it_runs_or_when_it_is_stopping(spool, store, start, counts):
+    store.faults.append("code 16")
+    drain = start(spool)
+    with pytest.raises(CommandRefused, match="the drain is running"):
+        drain.while_stopped(lambda _why: None)
+    spool.commit(make_leaves(0, 3))
+    until(lambda: counts.stops)
+    assert not drain.stop(DEADLINE_S)
+    with pytest.raises(CommandRefused):
+        drain.while_stopped(lambda _why: None)
+
+
 def test_a_restart_resumes_a_stopped_drain(spool, store, start, open_spool):
     store.faults.append("code 60")
     spool.commit(make_leaves(0, 3))
@@ -328,9 +391,7 @@ def test_a_range_in_flight_is_sent_again_under_the_same_token(spool, store, star
 def test_a_death_between_insert_and_release_stores_nothing_twice(spool, store, client, start, open_spool):
     spool.commit(make_leaves(0, 3))
     spool.begin_insert(spool.read(10, 1 << 20))
-    drain = Drain(spool, client, prepare=lambda: None, config=FAST)
-    batch = spool.read(10, 1 << 20)
-    drain._insert(batch.rows, f"{batch.stream}:0-2:{batch.root.hex()}")
+    insert(client, spool.read(10, 1 << 20))
     spool.close()
     again = open_spool()
     start(again)

@@ -23,6 +23,7 @@ COMMANDS = {
     "search": ("search", "Find records: who did what, when, to what, with what outcome."),
     "trace": ("trace", "Show one trace as a tree across services."),
     "sql": ("sql", "Ask the store in SQL."),
+    "spool": ("spool", "See what waits in a collector's spool, and help when ClickHouse refuses it."),
     "config": ("config", "Check a configuration file."),
 }
 

@@ -21,18 +21,17 @@ from __future__ import annotations
 
 import logging
 import random
-import struct
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeVar
 
 import msgspec
 from msgspec import Meta
 
-from auditspan_collector.errors import AuditspanError, SpoolDamaged, StoreRejected
-from auditspan_collector.schema import INSERT_COLUMNS, TABLE
+from auditspan_collector.errors import AuditspanError, CommandRefused, SpoolDamaged, StoreRejected
+from auditspan_collector.pipeline.insert import insert, insert_missing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 State = Literal["running", "retrying", "stopped"]
+T = TypeVar("T")
 
 _ONE_LINE_PER_S: Final = 60.0
 # What a person does about a permanent error, by ClickHouse's code.
@@ -154,8 +154,10 @@ class Drain:
             threading.Event()
         )  # rung by commits, retry and stop; cleared before looking, so none is missed
         self._retry_asked = False
+        self._order: tuple[Callable[[BaseException], Any], Future[Any]] | None = None
+        self._ordering = threading.Lock()  # guards the order
         self._stop_at: float | None = None
-        self._prepared = False
+        self._prepared = self._checked = False
         self._failures = 0
         self._failing_since = self._logged_at = 0.0
         self._status = Status("running")
@@ -173,10 +175,30 @@ class Drain:
         """How it is now; readable from any thread."""
         return self._status
 
-    def retry(self) -> None:
-        """Go on after a permanent error, beginning with *prepare*; no effect while running."""
+    def retry(self) -> State:
+        """Go on: after a permanent error beginning with *prepare*, after a transient one without the rest of the pause.
+
+        No effect while it runs. Returns what it did until now.
+        """
+        state = self._status.state
         self._retry_asked = True
         self._bell.set()
+        return state
+
+    def while_stopped(self, work: Callable[[BaseException], T]) -> T:
+        """Have the drain's own thread do *work*, with what stopped it, and go on when that is done; returns its result.
+
+        Raises CommandRefused unless a permanent error stopped the drain, and what *work* raises; then it stays stopped.
+        """
+        done: Future[T] = Future()
+        with self._ordering:
+            if self._status.state != "stopped" or self._stop_at is not None or self._order is not None:
+                raise CommandRefused(
+                    f"the drain is {self._status.state}, not stopped by an error that lasts; there is nothing to decide"
+                )
+            self._order = work, done
+        self._bell.set()
+        return done.result()
 
     def stop(self, timeout_s: float) -> bool:
         """Send what is left for up to *timeout_s*, then stop; True when nothing is left.
@@ -210,7 +232,10 @@ class Drain:
         """One range; False when it is time to stop."""
         if not self._prepared:
             self._prepare()
-            self._refuse_an_old_copy()
+            # Once: from then on the store has what we sent ourselves.
+            if not self._checked:
+                self._refuse_an_old_copy()
+                self._checked = True
             self._prepared = True
         batch = self._next()
         if batch is None:
@@ -262,41 +287,15 @@ class Drain:
         tried_before = self._spool.in_flight() is not None
         in_flight = self._spool.begin_insert(batch)
         if tried_before and self._may_be_forgotten(in_flight):
-            self._complete(batch)
+            insert_missing(self._client, batch)
         else:
-            self._insert(batch.rows, _token(batch))
+            insert(self._client, batch)
         self._spool.release(batch.last_index)
-
-    def _insert(self, rows: bytes, token: str) -> None:
-        self._client.insert_row_binary(TABLE, INSERT_COLUMNS, rows, token)
 
     def _may_be_forgotten(self, in_flight: InFlight) -> bool:
         age_ns = self._clock_ns() - in_flight.started_unix_ns
         # A first try in the future means that the clock was set back; how long ago it was can't be told.
         return not 0 <= age_ns < self._config.token_memory_s * 1e9
-
-    def _complete(self, batch: SealedBatch) -> None:
-        """Send what the store lacks of *batch*."""
-        found = self._client.rows(
-            "SELECT DISTINCT ledger_index FROM records WHERE ledger_stream = {stream:String} "
-            "AND ledger_index BETWEEN {first:UInt64} AND {last:UInt64}",
-            {"stream": batch.stream, "first": batch.first_index, "last": batch.last_index},
-        )
-        present = {int(index) for (index,) in found}
-        missing = [index for index in range(batch.first_index, batch.last_index + 1) if index not in present]
-        log.info(
-            "range %d-%d was first tried long ago: the store has %d of its %d records",
-            batch.first_index,
-            batch.last_index,
-            len(present),
-            batch.count,
-        )
-        if len(missing) == batch.count:
-            self._insert(batch.rows, _token(batch))
-        elif missing:
-            # Other rows, so another token: under the old one the server would drop them.
-            digest = sha256(struct.pack(f">{len(missing)}Q", *missing)).hexdigest()[:16]
-            self._insert(_rows(batch, missing), f"{_token(batch)}:{digest}")
 
     # When it does not work
 
@@ -319,9 +318,10 @@ class Drain:
         self._status = Status("retrying", error)
         self._metrics.retrying(error, delay_s=delay_s)
         until = now + delay_s
-        while self._stop_at is None and (left := until - self._clock()) > 0:
+        self._retry_asked = False
+        while self._stop_at is None and not self._retry_asked and (left := until - self._clock()) > 0:
             self._bell.clear()
-            if self._stop_at is None:
+            if self._stop_at is None and not self._retry_asked:
                 self._wait(self._bell, left)
         return True
 
@@ -337,7 +337,7 @@ class Drain:
         advice = _ADVICE.get(error.code) if isinstance(error, StoreRejected) else None
         log.error(
             "STOPPED sending to ClickHouse: %s. %s. %d records stay in the spool, and new ones are taken until it is "
-            "full; restart the collector when that is mended",
+            "full; when that is mended: `auditspan spool retry`, or restart the collector",
             error,
             advice or "See the message of the store",
             self._spool.backlog().records,
@@ -348,7 +348,10 @@ class Drain:
         while not self._retry_asked:
             self._bell.clear()
             if self._stop_at is not None:
+                self._carry_out_order(CommandRefused("the collector is stopping; nothing was done"))
                 return False
+            if self._carry_out_order(error):
+                break
             if not self._retry_asked:
                 self._wait(self._bell, None)
         self._prepared = False
@@ -358,20 +361,22 @@ class Drain:
         log.info("sending again")
         return True
 
-
-def _token(batch: SealedBatch) -> str:
-    """The name under which the server recognises *batch*; the root makes it the name of these very rows."""
-    return f"{batch.stream}:{batch.first_index}-{batch.last_index}:{batch.root.hex()}"
-
-
-def _rows(batch: SealedBatch, indexes: list[int]) -> bytes:
-    """The rows of *batch* that have one of *indexes*, which ascend."""
-    wanted = set(indexes)
-    rows = memoryview(batch.rows)
-    parts = []
-    at = 0
-    for index, length in enumerate(batch.row_bytes, batch.first_index):
-        if index in wanted:
-            parts.append(rows[at : at + length])
-        at += length
-    return b"".join(parts)
+    def _carry_out_order(self, error: BaseException) -> bool:
+        """Do what *while_stopped* was given, or fail it when *error* forbids; True when it was done."""
+        with self._ordering:
+            order, self._order = self._order, None
+        if order is None:
+            return False
+        work, done = order
+        if isinstance(error, CommandRefused):
+            done.set_exception(error)
+            return False
+        try:
+            result = work(error)
+        except Exception as failure:  # noqa: BLE001 - it goes to whoever gave the order
+            done.set_exception(failure)
+            return False
+        # Before the answer: whoever has it may give the next order.
+        self._status = Status("running")
+        done.set_result(result)
+        return True

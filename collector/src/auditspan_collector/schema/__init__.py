@@ -260,6 +260,12 @@ def seal_row(stream: str, index: int, leaf: Leaf) -> bytes:
     return rb.string(stream) + struct.pack("<Q", index) + leaf.content
 
 
+def received_unix_ms(stream: str, rows: bytes) -> int:
+    """When the first of *rows*, sealed rows of *stream*, was received."""
+    start = len(rb.string(stream)) + 8 + _RECEIVED_TIME.start
+    return int(struct.unpack_from("<q", rows, start)[0])
+
+
 def leaf_sql() -> str:
     """The SQL expression that gives a row's leaf hash, 32 bytes, from the leaf columns of TABLE."""
     columns = ", ".join(f"`{column.name}`" for column in LEAF_COLUMNS)

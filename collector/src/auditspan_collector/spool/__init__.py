@@ -4,9 +4,25 @@ The spool is the collector's durability line: what it has committed survives kil
 ClickHouse. One process writes to it; the folder's lock file sees to that.
 """
 
-from auditspan_collector.spool.config import Config, check
-from auditspan_collector.spool.queue import Backlog, Committed, Spool
-from auditspan_collector.spool.values import InFlight
+from auditspan_collector.spool.config import DATA_FILE, QUARANTINE_FOLDER, SOCKET_FILE, Config, check
+from auditspan_collector.spool.folder import make_durable
+from auditspan_collector.spool.queue import Backlog, Committed, Spool, Waiting
+from auditspan_collector.spool.values import InFlight, decode_batch, encode_batch
 from auditspan_collector.spool.verdict import Verdict
 
-__all__ = ["Backlog", "Committed", "Config", "InFlight", "Spool", "Verdict", "check"]
+__all__ = [
+    "DATA_FILE",
+    "QUARANTINE_FOLDER",
+    "SOCKET_FILE",
+    "Backlog",
+    "Committed",
+    "Config",
+    "InFlight",
+    "Spool",
+    "Verdict",
+    "Waiting",
+    "check",
+    "decode_batch",
+    "encode_batch",
+    "make_durable",
+]

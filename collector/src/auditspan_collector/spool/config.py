@@ -26,8 +26,10 @@ STRETCH_BYTES = 4 * MIB
 
 DATA_FILE = "data.mdb"
 LOCK_FILE = "owner.lock"
+SOCKET_FILE = "control.sock"
+QUARANTINE_FOLDER = "quarantine"
 # What a spool's folder may hold; lost+found is what a freshly made volume brings along.
-OWN_FILES = frozenset({DATA_FILE, "lock.mdb", LOCK_FILE, "lost+found"})
+OWN_FILES = frozenset({DATA_FILE, "lock.mdb", LOCK_FILE, SOCKET_FILE, QUARANTINE_FOLDER, "lost+found"})
 
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "ceph", "fuse.glusterfs"}

@@ -21,12 +21,14 @@ import re
 import threading
 import time
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.ledger.log import LedgerState, append
 from auditspan_collector.record import IndexRange, SealedBatch
+from auditspan_collector.schema import received_unix_ms
 from auditspan_collector.spool import folder as spool_folder
 from auditspan_collector.spool import values
 from auditspan_collector.spool.config import check
@@ -70,6 +72,15 @@ class Backlog:
 
     records: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A commit that is not released: its indexes, its rows' size, and when its first record was received."""
+
+    range: IndexRange
+    bytes: int
+    received_unix_ms: int
 
 
 class Spool:
@@ -349,6 +360,23 @@ class Spool:
             raise values.damaged("the range in flight", "it is not what the batches hold")
         self._handed_out = merged.last_index
         return merged
+
+    def waiting(self, most: int) -> tuple[Waiting, ...]:
+        """The oldest *most* commits that are not released; from any thread."""
+
+        def look(txn: lmdb.Transaction[bytes]) -> tuple[Waiting, ...]:
+            # Not the position in memory: another thread may be releasing.
+            first = self._state(txn)[1].released
+            return tuple(
+                Waiting(
+                    IndexRange(batch.first_index, batch.last_index),
+                    len(batch.rows),
+                    received_unix_ms(batch.stream, batch.rows),
+                )
+                for batch in islice(self._batches(txn, first), most)
+            )
+
+        return self._environment.read(look)
 
     def _batches(self, txn: lmdb.Transaction[bytes], first: int) -> Iterator[SealedBatch]:
         """From *first* on, checked to follow each other."""

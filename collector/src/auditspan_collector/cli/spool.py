@@ -1,0 +1,239 @@
+"""``auditspan spool``: what waits in a collector's spool, and the operator's hand on it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+from msgspec.structs import replace
+
+from auditspan_collector import config as configuration
+from auditspan_collector.cli.options import config_option, data_option
+from auditspan_collector.cli.render import duration
+from auditspan_collector.errors import AuditspanError, CommandRefused, ConfigError, SpoolInUse
+from auditspan_collector.pipeline.control import MAX_LISTED, ask, overview
+from auditspan_collector.pipeline.quarantine import set_aside
+from auditspan_collector.record import IndexRange
+from auditspan_collector.spool import DATA_FILE, Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from auditspan_collector.config import Config
+
+_RANGE: Final = re.compile(r"(\d{1,20})-(\d{1,20})")
+_NOT_RUNNING: Final = "not running"
+
+
+@click.group(
+    epilog="""\b
+Examples:
+  auditspan spool list                            what waits, and why
+  auditspan spool retry                           ClickHouse is mended: go on
+  auditspan spool quarantine 4096-8191            ClickHouse refuses this range for good: set it aside
+  auditspan spool restore 0123456789abcdef-4096-8191.batch"""
+)
+def command() -> None:
+    """See what waits in a collector's spool, and help when ClickHouse refuses it.
+
+    Run these on the collector's machine as its user, with the same --config and --data. They reach a running collector
+    through a socket in its spool's folder.
+    """
+
+
+def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    option = click.option(
+        "--spool",
+        "folder",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="The spool's folder.  [default: spool.path of the configuration]",
+    )
+    return config_option(data_option(option(function)))
+
+
+@command.command(
+    "list",
+    epilog="""\b
+Examples:
+  auditspan spool list
+  auditspan spool list --format json""",
+)
+@_folder_options
+@click.option(
+    "--limit",
+    type=click.IntRange(0, MAX_LISTED),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Show the oldest N commits.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def list_(config_file: Path | None, data: Path | None, folder: Path | None, limit: int, form: str) -> None:
+    """Show what waits: ranges, records, bytes and age, the range in flight, and what stopped it.
+
+    Works while the collector runs and while it doesn't, and changes nothing.
+    """
+    config = _config(config_file, data, folder)
+    path = Path(config.spool.path)
+    try:
+        found = ask(path, "list", most=limit)
+    except ConnectionError:
+        with _opened(config) as spool:
+            found = overview(spool, path, config.spool.capacity_bytes, limit)
+            found |= {"state": _NOT_RUNNING, "error": ""}
+    if form == "json":
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for line in _lines(found, time.time_ns() // 1_000_000):
+            click.echo(line)
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  auditspan spool retry"""
+)
+@_folder_options
+def retry(config_file: Path | None, data: Path | None, folder: Path | None) -> None:
+    """Tell the running collector to send again, now: what stopped it is mended.
+
+    After an error that lasts it goes on from where it stood, after one that passes without waiting for the next try.
+    """
+    config = _config(config_file, data, folder)
+    try:
+        state = ask(Path(config.spool.path), "retry")
+    except ConnectionError as error:
+        raise CommandRefused(f"{error}; one that starts tries at once, by itself") from error
+    click.echo(
+        "It was sending already."
+        if state == "running"
+        else "Sending again; `auditspan spool list` shows how it goes."
+    )
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  auditspan spool list                    names the range in flight
+  auditspan spool quarantine 4096-8191"""
+)
+@click.argument("indexes", metavar="FIRST-LAST")
+@_folder_options
+def quarantine(indexes: str, config_file: Path | None, data: Path | None, folder: Path | None) -> None:
+    """Set the range in flight aside, which ClickHouse refuses for good, and go on with what lies behind it.
+
+    Its records go to a file in the spool's folder `quarantine`, whole and on disk before they leave the spool. They are
+    not in ClickHouse until `auditspan spool restore`, and keep their indexes: the ledger has a hole there that
+    the file explains. FIRST-LAST is the range in flight as `auditspan spool list` shows it.
+    """
+    config = _config(config_file, data, folder)
+    match = _RANGE.fullmatch(indexes)
+    if match is None:
+        raise click.BadParameter("give the range in flight as FIRST-LAST, for instance 4096-8191")
+    wanted = IndexRange(*map(int, match.groups()))
+    path = Path(config.spool.path)
+    try:
+        name = ask(path, "quarantine", first=wanted.first, last=wanted.last)
+    except ConnectionError:
+        with _opened(config) as spool:
+            name = set_aside(spool, path, wanted, "set aside while the collector did not run").name
+    click.echo(
+        f"{wanted.last - wanted.first + 1} records are in {path / 'quarantine' / name} and NOT in ClickHouse."
+    )
+    click.echo(f"Bring them back with: auditspan spool restore {name}")
+
+
+@command.command(
+    epilog="""\b
+Examples:
+  auditspan spool restore 0123456789abcdef-4096-8191.batch"""
+)
+@click.argument("file")
+@_folder_options
+def restore(file: str, config_file: Path | None, data: Path | None, folder: Path | None) -> None:
+    """Bring FILE of the quarantine to ClickHouse after all, through the running collector.
+
+    Stores the records that ClickHouse lacks, under their own indexes, then removes the file. It may run again after
+    any failure. `auditspan spool list` names the files.
+    """
+    config = _config(config_file, data, folder)
+    try:
+        missing = ask(Path(config.spool.path), "restore", file=file)
+    except ConnectionError as error:
+        raise CommandRefused(f"{error}; start it, it knows the way to ClickHouse") from error
+    click.echo(f"{missing} records restored; the file is removed.")
+
+
+def _config(config_file: Path | None, data: Path | None, folder: Path | None) -> Config:
+    config = configuration.load(config_file, data=data)
+    if folder is not None:
+        config = replace(config, spool=replace(config.spool, path=str(folder.absolute())))
+    path = Path(config.spool.path)
+    if not (path / DATA_FILE).exists():
+        raise ConfigError(
+            f"spool.path: no spool is in {path}; name the right one with --config, --data or --spool"
+        )
+    return config
+
+
+@contextmanager
+def _opened(config: Config) -> Iterator[Spool]:
+    """The spool of a collector that does not run; none can start meanwhile."""
+    # What it logs is for the log of a collector; what matters here is printed.
+    logging.getLogger("auditspan_collector").addHandler(logging.NullHandler())
+    try:
+        spool = Spool.open(config.spool, config.collector.deployment, config.collector.name)
+    except SpoolInUse as error:
+        raise AuditspanError(f"{error}; it does not answer yet, or no longer: try again") from error
+    try:
+        yield spool
+    finally:
+        spool.close()
+
+
+def _lines(found: dict[str, Any], now_ms: int) -> Iterator[str]:
+    yield f"stream      {found['stream']}"
+    yield f"folder      {found['folder']}"
+    yield f"collector   {found['state']}" + (f": {found['error']}" if found["error"] else "")
+    share = f"{found['bytes'] / found['capacity_bytes']:.0%}"
+    yield f"waiting     {found['records']} records, {_size(found['bytes'])} on disk, {share} of its capacity"
+    if flying := found["in_flight"]:
+        since = _ago(now_ms - flying["since_unix_ms"])
+        yield f"in flight   {flying['first']}-{flying['last']}, first tried {since}"
+    if found["damage"]:
+        yield f"DAMAGED     {found['damage']}"
+    if found["waiting"]:
+        yield ""
+        yield f"{'commit':>24} {'records':>9} {'rows':>10}  received"
+    for each in found["waiting"]:
+        bounds, count = f"{each['first']}-{each['last']}", each["last"] - each["first"] + 1
+        received = _ago(now_ms - each["received_unix_ms"])
+        yield f"{bounds:>24} {count:>9} {_size(each['bytes']):>10}  {received}"
+    shown = found["waiting"][-1]["last"] + 1 if found["waiting"] else found["released_index"]
+    if shown < found["next_index"] and not found["damage"]:
+        bounds, count = f"{shown}-{found['next_index'] - 1}", found["next_index"] - shown
+        yield f"{bounds:>24} {count:>9}             behind these"
+    if found["quarantine"]:
+        yield ""
+        yield "set aside, NOT in ClickHouse (`auditspan spool restore FILE` brings it back):"
+    for each in found["quarantine"]:
+        yield f"  {each['file']}  {each['last'] - each['first'] + 1} records, {_size(each['bytes'])}"
+
+
+def _ago(milliseconds: int) -> str:
+    return f"{duration(milliseconds * 1_000_000)} ago" if milliseconds >= 1000 else "just now"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}" if unit != "B" else f"{count:.0f} B"
+        count /= 1024
+    return f"{count:.3g} GiB"

@@ -1,0 +1,71 @@
+"""Insert a sealed range: the name under which the server recognises it, and what it lacks of one."""
+
+from __future__ import annotations
+
+import logging
+import struct
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from auditspan_collector.schema import INSERT_COLUMNS, TABLE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from auditspan_collector.clickhouse import ClickHouseClient
+    from auditspan_collector.record import SealedBatch
+
+log = logging.getLogger(__name__)
+
+
+def token(batch: SealedBatch) -> str:
+    """The name under which the server recognises *batch*; the root makes it the name of these very rows."""
+    return f"{batch.stream}:{batch.first_index}-{batch.last_index}:{batch.root.hex()}"
+
+
+def insert(client: ClickHouseClient, batch: SealedBatch) -> None:
+    """Insert *batch* as one block; the server drops it when it remembers its token. On return it is stored."""
+    client.insert_row_binary(TABLE, INSERT_COLUMNS, batch.rows, token(batch))
+
+
+def insert_missing(
+    client: ClickHouseClient, batch: SealedBatch, columns: Sequence[str] = INSERT_COLUMNS
+) -> int:
+    """Insert what the store lacks of *batch*, whose rows have *columns*; returns how many records that were.
+
+    For a range whose token the server may have forgotten.
+    """
+    found = client.rows(
+        "SELECT DISTINCT ledger_index FROM records WHERE ledger_stream = {stream:String} "
+        "AND ledger_index BETWEEN {first:UInt64} AND {last:UInt64}",
+        {"stream": batch.stream, "first": batch.first_index, "last": batch.last_index},
+    )
+    present = {int(index) for (index,) in found}
+    missing = [index for index in range(batch.first_index, batch.last_index + 1) if index not in present]
+    log.info(
+        "range %d-%d was first tried long ago: the store has %d of its %d records",
+        batch.first_index,
+        batch.last_index,
+        len(present),
+        batch.count,
+    )
+    if len(missing) == batch.count:
+        client.insert_row_binary(TABLE, columns, batch.rows, token(batch))
+    elif missing:
+        # Other rows, so another token: under the old one the server would drop them.
+        digest = sha256(struct.pack(f">{len(missing)}Q", *missing)).hexdigest()[:16]
+        client.insert_row_binary(TABLE, columns, rows_of(batch, missing), f"{token(batch)}:{digest}")
+    return len(missing)
+
+
+def rows_of(batch: SealedBatch, indexes: Sequence[int]) -> bytes:
+    """The rows of *batch* that have one of *indexes*, which ascend."""
+    wanted = set(indexes)
+    rows = memoryview(batch.rows)
+    parts = []
+    at = 0
+    for index, length in enumerate(batch.row_bytes, batch.first_index):
+        if index in wanted:
+            parts.append(rows[at : at + length])
+        at += length
+    return b"".join(parts)
