@@ -209,7 +209,8 @@ class ClickHouseClient:
     def __init__(self, config: Config) -> None:
         """Touch nothing: the server may be away."""
         self.config = config
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # guards the two below; never held while waiting for the server
+        self._connecting = threading.Lock()
         self._clients: dict[float, Client] = {}
         # A pool of our own: it is closed with us, and no proxy of the environment comes between.
         self._pool = get_pool_manager(verify=config.verify, ca_cert=config.ca_file or None)
@@ -336,13 +337,22 @@ class ClickHouseClient:
 
     def _client(self, timeout_s: float) -> Client:
         """The driver's client whose requests may be silent for *timeout_s*; one a time-out, since it has only one."""
+        if (client := self._known(timeout_s)) is not None:
+            return client
+        with self._connecting:
+            if (client := self._known(timeout_s)) is not None:
+                return client
+            with self._errors():
+                client = self._connect(timeout_s)
+            with self._lock:
+                self._clients[timeout_s] = client
+            return client
+
+    def _known(self, timeout_s: float) -> Client | None:
         with self._lock:
             if self._closed:
                 raise StoreUnavailable(f"ClickHouse at {self.config.url}: the connection is closed")
-            if (client := self._clients.get(timeout_s)) is None:
-                with self._errors():
-                    client = self._clients[timeout_s] = self._connect(timeout_s)
-            return client
+            return self._clients.get(timeout_s)
 
     def _connect(self, timeout_s: float) -> Client:
         config = self.config

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from auditspan_collector.pipeline.intake import IntakeMetrics
     from auditspan_collector.record import Selection
 
-STOP_LIMIT_S: Final = 10.0
 # Of the limit; the rest is the drain's.
 _RECEIVERS_SHARE: Final = 0.4
 _MIN_DRAIN_S: Final = 1.0
@@ -114,8 +113,12 @@ class Service:
             self.stream,
         )
 
-    def stop(self, limit_s: float = STOP_LIMIT_S) -> None:
-        """Answer what runs, keep what was taken, send what can be sent in *limit_s*; then free ports and spool."""
+    def stop(self, limit_s: float | None = None) -> None:
+        """Answer what runs, keep what was taken, send what can be sent in *limit_s*; then free ports and spool.
+
+        The limit is ``collector.stop_limit_s`` when none is given.
+        """
+        limit_s = self._config.collector.stop_limit_s if limit_s is None else limit_s
         self._deadline = time.monotonic() + limit_s
         _log.info("collector stopping")
         self._running.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -19,10 +20,10 @@ TESTS = Path(__file__).parents[2]
 LIVES = 8
 
 
-def live_and_die(folder: str, first: int, mode: str, rng: random.Random) -> list[str]:
+def live_and_die(rng: random.Random, module: str, *arguments: str) -> list[str]:
     """Run a child until some time after a number of its lines, kill it, and return every line that it got out."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "collector.durability.spool_child", folder, str(first), mode],
+        [sys.executable, "-m", f"collector.durability.{module}", *arguments],
         stdout=subprocess.PIPE,
         text=True,
         cwd=TESTS,
@@ -51,7 +52,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(spool_config, open_sp
     acked, stored = -1, {}
     for _ in range(LIVES):
         # As a sender would: from the first record that was not acknowledged on, committed or not.
-        for line in live_and_die(config.path, acked + 1, mode, rng):
+        for line in live_and_die(rng, "spool_child", config.path, str(acked + 1), mode):
             what, *values = line.split()
             if what == "acked":
                 acked = int(values[0])
@@ -77,6 +78,23 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(spool_config, open_sp
     if mode == "keep":
         assert Frontier().append(hashes) == spool._ledger.frontier
         assert hashes[0] == sha256(b"\x00" + bytes(8) + b"record 0 ").digest()
+
+
+def test_senders_that_send_again_after_every_crash_have_each_record_stored_once(spool_config, open_spool):
+    config = msgspec.structs.replace(spool_config, dedup_window_records=20)
+    rng = random.Random("retries")
+    acked = {"a": 0, "b": 0, "c": 0}
+    for life in range(LIVES):
+        for line in live_and_die(rng, "retrying_child", config.path, str(life), json.dumps(acked)):
+            _, name, number = line.split()
+            acked[name] = int(number)
+    spool = open_spool(config)
+    stored = [content for batch in batches(spool) for _, content in rows_of(batch)]
+    numbered = [content for content in stored if not content.startswith(b"record ")]
+    assert len(set(numbered)) == len(numbered), "none twice"
+    wanted = {b"%s %d" % (name.encode(), n) for name, last in acked.items() for n in range(1, last + 1)}
+    assert wanted <= set(numbered), "all that was acknowledged"
+    assert sum(acked.values()) > 500
 
 
 def batches(spool):

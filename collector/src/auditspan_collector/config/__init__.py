@@ -42,11 +42,15 @@ class CollectorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     Attributes:
         deployment: Name of the installation, the same for all its collectors.
         name: Name of this collector in it; by default the host's name. A spool keeps the names it was made with.
+        stop_limit_s: How long a stop takes at most. Requests that run are answered, new ones are turned away, and what
+            waits is sent to ClickHouse for as long as there is time; the rest stays in the spool. Keep it below
+            what your supervisor grants before it kills (Kubernetes 30 s, docker stop 10 s).
 
     """
 
     deployment: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)] = "default"
     name: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)] = msgspec.field(default_factory=host_name)
+    stop_limit_s: Annotated[float, Meta(ge=1, le=3600)] = 9.0
 
 
 class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
