@@ -271,8 +271,7 @@ class Spool:
         fresh: list[Leaf] = []
         indexes: list[int | None] = []
         flagged: list[tuple[int, Verdict]] = []
-        for leaf in leaves:
-            verdict = draft.judge(leaf)
+        for leaf, verdict in zip(leaves, draft.judge(leaves), strict=True):
             if verdict is Verdict.DUPLICATE:
                 indexes.append(None)
                 continue

@@ -95,8 +95,8 @@ class Sequences:
         return SequencesDraft(self, read)
 
 
-class _Touched:
-    """A sequence in a commit."""
+class Touched:
+    """A sequence in a commit: *added* maps the numbers that are new to what came under them."""
 
     __slots__ = ("added", "before", "highest", "in_order", "read")
 
@@ -115,16 +115,14 @@ class SequencesDraft:
         """For *Sequences.draft*."""
         self._sequences = sequences
         self._read = read
-        self._touched: dict[bytes, _Touched] = {}
+        self._touched: dict[bytes, Touched] = {}
         self._after: dict[bytes, Sequence] = {}
         self._evicted: list[bytes] = []
         self._chunks = sequences.chunks
 
     def judge(self, key: bytes, number: int, identity: bytes) -> Verdict:
         """What record *number* of the sequence *key* is; a FRESH one is remembered."""
-        touched = self._touched.get(key)
-        if touched is None:
-            touched = self._touched[key] = _Touched(self._sequences.known.get(key) or Sequence())
+        touched = self.touch(key)
         if number > touched.highest:
             touched.highest = number
             touched.added[number] = identity
@@ -138,7 +136,14 @@ class SequencesDraft:
         touched.added[number] = identity
         return Verdict.FRESH
 
-    def _stored(self, key: bytes, touched: _Touched, number: int) -> bytes | None:
+    def touch(self, key: bytes) -> Touched:
+        """The sequence *key* in this commit. A number above its highest is FRESH: set *highest*, and add it."""
+        touched = self._touched.get(key)
+        if touched is None:
+            touched = self._touched[key] = Touched(self._sequences.known.get(key) or Sequence())
+        return touched
+
+    def _stored(self, key: bytes, touched: Touched, number: int) -> bytes | None:
         chunk, place = divmod(number, CHUNK)
         if chunk not in touched.before.chunks:
             return None
@@ -199,7 +204,7 @@ class SequencesDraft:
         self._sequences.chunks = self._chunks
 
 
-def _after(touched: _Touched, used: int) -> Sequence:
+def _after(touched: Touched, used: int) -> Sequence:
     before = touched.before
     chunks = sorted({*before.chunks, *(number // CHUNK for number in touched.added)})
     mark = before.mark
@@ -213,7 +218,7 @@ def _write_chunks(
     txn: lmdb.Transaction[memoryview],
     digests: lmdb._Database,
     key: bytes,
-    touched: _Touched,
+    touched: Touched,
     chunks: tuple[int, ...],
 ) -> None:
     changed: dict[int, bytearray] = {}
@@ -236,7 +241,7 @@ def _write_chunks(
         txn.put(chunk_key, values.guard(chunk_key, bytes(content)), db=digests)
 
 
-def _runs(touched: _Touched) -> Iterator[tuple[int, bytes]]:
+def _runs(touched: Touched) -> Iterator[tuple[int, bytes]]:
     """What was added as (first number, identities of it and those that follow it)."""
     added = touched.added
     first = next(iter(added))
