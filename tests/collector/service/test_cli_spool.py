@@ -17,7 +17,11 @@ import pytest
 from auditspan_collector.cli import auditspan
 from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.clickhouse import Config as ClickHouseConfig
+from auditspan_collector.schema import encode_leaf
+from auditspan_collector.spool import Config as SpoolConfig
+from auditspan_collector.spool import Spool
 from click.testing import CliRunner
+from collector.durability.sealing import make_record
 from collector.service.child_process import Auditspan
 from collector.service.otlp_peer import request_bytes, wait_until
 
@@ -105,7 +109,8 @@ spool: {{max_bytes: 64MiB, dedup_window_records: 10000, allow_memory_filesystem:
     def listed(self):
         status, stdout, stderr = self.spool("list", "--format", "json")
         assert (status, stderr) == (0, "")
-        return json.loads(stdout)
+        (found,) = json.loads(stdout)
+        return found
 
     def wait_until_listed(self, **expected):
         def look():
@@ -171,10 +176,10 @@ def test_retry_goes_on_once_the_cause_is_mended(site):
     site.wait_until_listed(state="stopped", records=2)
     site.run(MEND)
     status, stdout, _ = site.spool("retry")
-    assert (status, stdout.startswith("Sending again")) == (0, True)
+    assert (status, "sending again" in stdout) == (0, True)
     site.wait_until_listed(state="running", records=0)
     assert site.stored() == [0, 1, 2]
-    assert site.spool("retry")[1] == "It was sending already.\n"
+    assert site.spool("retry")[1] == f"{site.folder}/data/spool: it was sending already\n"
 
 
 def test_retry_does_not_wait_for_the_next_try_after_an_outage(site, store_url):
@@ -270,3 +275,29 @@ def test_only_a_file_of_the_quarantine_can_be_restored(site, name):
     status, stdout, stderr = site.spool("restore", name)
     assert (status, stdout) == (1, "")
     assert "not a file of the quarantine" in stderr or "can't be read (No such file" in stderr
+
+
+def test_spools_of_several_workers_are_listed_together_and_helped_one_by_one(tmp_path):
+    for number, folder in enumerate((tmp_path, tmp_path / "2", tmp_path / "10")):
+        settings = SpoolConfig(
+            path=str(folder), max_bytes=64 << 20, dedup_window_records=10, allow_memory_filesystem=True
+        )
+        spool = Spool.open(settings, "test", f"worker{number}")
+        spool.commit([encode_leaf(make_record(n)) for n in range(number + 1)])
+        spool.close()
+    file = tmp_path.with_suffix(".yaml")
+    file.write_text("spool: {max_bytes: 64MiB, dedup_window_records: 10, allow_memory_filesystem: true}")
+
+    def command(*words):
+        return CliRunner().invoke(auditspan, ["spool", *words, "--config", str(file)])
+
+    result = command("list", "--format", "json", "--spool", str(tmp_path))
+    assert [(each["folder"], each["records"]) for each in json.loads(result.stdout)] == [
+        (str(tmp_path), 1),
+        (str(tmp_path / "2"), 2),
+        (str(tmp_path / "10"), 3),
+    ]
+    assert (
+        "name the range's own with --spool" in command("quarantine", "0-1", "--spool", str(tmp_path)).stderr
+    )
+    assert "(none is)" in command("quarantine", "0-1", "--spool", str(tmp_path / "2")).stderr

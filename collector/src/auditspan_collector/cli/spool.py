@@ -18,7 +18,7 @@ from auditspan_collector.cli.options import config_option, data_option
 from auditspan_collector.cli.render import duration
 from auditspan_collector.errors import AuditspanError, CommandRefused, ConfigError, SpoolInUse
 from auditspan_collector.pipeline.control import MAX_LISTED, ask, overview
-from auditspan_collector.pipeline.quarantine import set_aside
+from auditspan_collector.pipeline.quarantine import listed, set_aside
 from auditspan_collector.record import IndexRange
 from auditspan_collector.spool import DATA_FILE, Spool
 
@@ -53,7 +53,7 @@ def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "folder",
         metavar="DIR",
         type=click.Path(path_type=Path),
-        help="The spool's folder.  [default: spool.path of the configuration]",
+        help="The spool's folder.  [default: spool.path of the configuration, and those of workers in it]",
     )
     return config_option(data_option(option(function)))
 
@@ -80,19 +80,27 @@ def list_(config_file: Path | None, data: Path | None, folder: Path | None, limi
 
     Works while the collector runs and while it doesn't, and changes nothing.
     """
-    config = _config(config_file, data, folder)
+    configs = _configs(config_file, data, folder)
+    found = [_found(config, limit) for config in configs]
+    if form == "json":
+        click.echo(json.dumps(found, indent=2))
+        return
+    for number, each in enumerate(found):
+        if number:
+            click.echo()
+        for line in _lines(each, time.time_ns() // 1_000_000):
+            click.echo(line)
+
+
+def _found(config: Config, limit: int) -> dict[str, Any]:
     path = Path(config.spool.path)
     try:
-        found = ask(path, "list", most=limit)
+        found: dict[str, Any] = ask(path, "list", most=limit)
     except ConnectionError:
         with _opened(config) as spool:
             found = overview(spool, path, config.spool.capacity_bytes, limit)
             found |= {"state": _NOT_RUNNING, "error": ""}
-    if form == "json":
-        click.echo(json.dumps(found, indent=2))
-    else:
-        for line in _lines(found, time.time_ns() // 1_000_000):
-            click.echo(line)
+    return found
 
 
 @command.command(
@@ -106,16 +114,19 @@ def retry(config_file: Path | None, data: Path | None, folder: Path | None) -> N
 
     After an error that lasts it goes on from where it stood, after one that passes without waiting for the next try.
     """
-    config = _config(config_file, data, folder)
-    try:
-        state = ask(Path(config.spool.path), "retry")
-    except ConnectionError as error:
-        raise CommandRefused(f"{error}; one that starts tries at once, by itself") from error
-    click.echo(
-        "It was sending already."
-        if state == "running"
-        else "Sending again; `auditspan spool list` shows how it goes."
-    )
+    for config in _configs(config_file, data, folder):
+        try:
+            state = ask(Path(config.spool.path), "retry")
+        except ConnectionError as error:
+            raise CommandRefused(f"{error}; one that starts tries at once, by itself") from error
+        click.echo(
+            f"{config.spool.path}: "
+            + (
+                "it was sending already"
+                if state == "running"
+                else "sending again; `auditspan spool list` shows how"
+            )
+        )
 
 
 @command.command(
@@ -133,7 +144,10 @@ def quarantine(indexes: str, config_file: Path | None, data: Path | None, folder
     not in ClickHouse until `auditspan spool restore`, and keep their indexes: the ledger has a hole there that
     the file explains. FIRST-LAST is the range in flight as `auditspan spool list` shows it.
     """
-    config = _config(config_file, data, folder)
+    configs = _configs(config_file, data, folder)
+    if len(configs) > 1:
+        raise CommandRefused("there are several spools here; name the range's own with --spool DIR")
+    config = configs[0]
     match = _RANGE.fullmatch(indexes)
     if match is None:
         raise click.BadParameter("give the range in flight as FIRST-LAST, for instance 4096-8191")
@@ -163,24 +177,28 @@ def restore(file: str, config_file: Path | None, data: Path | None, folder: Path
     Stores the records that ClickHouse lacks, under their own indexes, then removes the file. It may run again after
     any failure. `auditspan spool list` names the files.
     """
-    config = _config(config_file, data, folder)
+    folders = [Path(config.spool.path) for config in _configs(config_file, data, folder)]
+    holder = next((each for each in folders if file in {one.name for one in listed(each)}), folders[0])
     try:
-        missing = ask(Path(config.spool.path), "restore", file=file)
+        missing = ask(holder, "restore", file=file)
     except ConnectionError as error:
         raise CommandRefused(f"{error}; start it, it knows the way to ClickHouse") from error
     click.echo(f"{missing} records restored; the file is removed.")
 
 
-def _config(config_file: Path | None, data: Path | None, folder: Path | None) -> Config:
+def _configs(config_file: Path | None, data: Path | None, folder: Path | None) -> list[Config]:
+    """The settings for each spool: the folder's own, and those of further workers in numbered folders in it."""
     config = configuration.load(config_file, data=data)
-    if folder is not None:
-        config = replace(config, spool=replace(config.spool, path=str(folder.absolute())))
-    path = Path(config.spool.path)
-    if not (path / DATA_FILE).exists():
+    path = (folder or Path(config.spool.path)).absolute()
+    inner = sorted(
+        (each for each in path.glob("[0-9]*") if each.name.isdecimal()), key=lambda each: int(each.name)
+    )
+    found = [each for each in (path, *inner) if (each / DATA_FILE).exists()]
+    if not found:
         raise ConfigError(
             f"spool.path: no spool is in {path}; name the right one with --config, --data or --spool"
         )
-    return config
+    return [replace(config, spool=replace(config.spool, path=str(each))) for each in found]
 
 
 @contextmanager

@@ -55,7 +55,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
     path: str = "/var/lib/auditspan/spool"
     max_bytes: int = 8 << 30
-    dedup_window_records: int = 500_000
+    dedup_window_records: int = 250_000
     dedup_sequences: int = 10_000
     allow_memory_filesystem: bool = False
 
@@ -148,7 +148,12 @@ def _check_folder(folder: Path, existing: Path) -> None:
         raise ConfigError(
             f"spool.path: {folder} is not readable for user id {os.geteuid()}; choose another or chown it"
         )
-    foreign = sorted(entry.name for entry in folder.iterdir() if entry.name not in OWN_FILES)
+    foreign = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        # A number is the spool of another worker.
+        if entry.name not in OWN_FILES and not entry.name.isdecimal()
+    )
     if foreign:
         raise ConfigError(f"spool.path: {folder} holds other files ({foreign[0]}); give a folder of its own")
 
