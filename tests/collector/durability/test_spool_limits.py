@@ -86,6 +86,17 @@ def test_a_map_whose_only_free_pages_were_freed_last_takes_records_again(open_sp
     assert spool.commit([make_leaf(b"c" * half)]).indexes == (2,)
 
 
+def test_a_spool_that_was_filled_under_a_larger_limit_empties_under_a_smaller_one(open_spool, spool_config):
+    larger = open_spool(msgspec.structs.replace(spool_config, max_bytes=128 << 20))
+    filled = fill(larger, 0)
+    larger.close()
+    spool = open_spool()
+    with pytest.raises(SpoolFull):
+        spool.commit(make_leaves(filled, 1))
+    assert len(empty(spool)) == filled
+    assert spool.commit(make_leaves(filled, 1)).indexes == (filled,)
+
+
 def test_a_record_larger_than_the_spool_is_refused(spool, spool_config):
     with pytest.raises(SpoolFull):
         spool.commit([make_leaf(bytes(spool_config.max_bytes))])

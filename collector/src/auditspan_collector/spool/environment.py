@@ -46,7 +46,7 @@ _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.
 
 
 class Environment:
-    """The LMDB files in *folder*, never larger than *max_bytes*; thread-safe.
+    """The LMDB files in *folder*, never larger than *max_bytes*, or little more than they are; thread-safe.
 
     *batches*, *meta*, *seen*, *sequences* and *digests* are its sub-databases, valid inside *read* and *write* only;
     *page_bytes* is the size of a page.
@@ -146,7 +146,9 @@ class Environment:
             raise translate(error, self._folder) from error
 
     def _attempt_when_full(self, change: Callable[[lmdb.Transaction[memoryview]], T], *, frees: bool) -> T:
-        self._remap(self._map_bytes + STRETCH_BYTES)
+        # A spool that was filled under a larger limit uses more than its map; emptying it needs room all the same.
+        used = self._used_bytes() if frees else 0
+        self._remap(max(self._map_bytes, used) + STRETCH_BYTES)
         try:
             if frees:
                 return self._translated(change)
@@ -155,6 +157,10 @@ class Environment:
         finally:
             self._remap(self._map_bytes)
         return self._translated(change)
+
+    def _used_bytes(self) -> int:
+        with self._mapping:
+            return int((self._opened().info()["last_pgno"] + 1) * self.page_bytes)
 
     def _remap(self, size: int) -> None:
         # LMDB keeps the map as large as its used pages, however little is asked for.
