@@ -57,9 +57,12 @@ class GrpcReceiver:
         submit: Submit,
         metrics: ReceiverMetrics,
         *,
+        shared: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """*shared* says that other workers of this collector listen on the same port, which somebody holds for them."""
         self._config = config
+        self._shared = shared
         self._address = config.address("grpc")
         limits = config.grpc
         turns = Turns(
@@ -74,8 +77,8 @@ class GrpcReceiver:
             options=[
                 ("grpc.max_receive_message_length", config.max_message_bytes),
                 ("grpc.max_connection_idle_ms", MAX_CONNECTION_IDLE_MS),
-                # Otherwise a second collector would share the port in silence, and each would get half.
-                ("grpc.so_reuseport", 0),
+                # By default a second collector would share the port in silence, and each would get half.
+                ("grpc.so_reuseport", int(shared)),
             ],
         )
         self._sweeper = Sweeper(turns, self._health.checks, self._health.watches)
@@ -87,7 +90,8 @@ class GrpcReceiver:
 
     def start(self) -> None:
         """Listen; ``port`` is then the one in use. Raises ConfigError when the address can't be had."""
-        claim("receiver.grpc.listen", self._address).close()
+        if not self._shared:  # held already; a socket that listens only to try would get connections
+            claim("receiver.grpc.listen", self._address).close()
         try:
             if self._config.tls.cert_file:
                 self.port = self._server.add_secure_port(str(self._address), _credentials(self._config))

@@ -68,9 +68,12 @@ class HttpReceiver:
         submit: Submit,
         metrics: ReceiverMetrics,
         *,
+        shared: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """*shared* says that other workers of this collector listen on the same port, which somebody holds for them."""
         self._config = config
+        self._shared = shared
         self._endpoint = _Endpoint(config, senders, submit, metrics, clock_ns)
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
@@ -78,7 +81,7 @@ class HttpReceiver:
 
     def start(self) -> None:
         """Listen; ``port`` is then the one in use. Raises ConfigError when address or certificate can't be had."""
-        listener = claim("receiver.http.listen", self._config.address("http"))
+        listener = claim("receiver.http.listen", self._config.address("http"), shared=self._shared)
         try:
             server = _Server(self._uvicorn_config())
             server.config.load()  # reads the certificate: here, so that its error reaches the caller

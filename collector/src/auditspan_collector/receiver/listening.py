@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 _BACKLOG = 1024
 
 
-def claim(setting: str, address: Address) -> socket.socket:
-    """A socket that listens on *address*. Raises ConfigError naming *setting* when that can't be."""
+def claim(setting: str, address: Address, *, shared: bool = False) -> socket.socket:
+    """A socket that listens on *address*, *shared* with the other workers of this collector.
+
+    Raises ConfigError naming *setting* when that can't be.
+    """
     try:
         family, kind, protocol, _, target = socket.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -28,12 +31,41 @@ def claim(setting: str, address: Address) -> socket.socket:
     try:
         # A port in TIME_WAIT is free; one that somebody listens on is not, with or without this.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(target)
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise refuse_bind(setting, address, error) from error
     return listener
+
+
+def reserve(setting: str, address: Address) -> socket.socket:
+    """Hold *address* for this collector's workers: each of them may listen there (*shared*), nobody else can.
+
+    The socket that this returns never listens; the address is held until it is closed. Raises ConfigError.
+
+    SO_REUSEPORT alone would let a second collector of the same user share the port in silence, and each would get
+    half. So the port is first had exclusively, and is never free while that turns into sharing. Linux compares the
+    options of two sockets when the later one is bound (net/ipv4/inet_connection_sock.c, inet_csk_bind_conflict): what
+    is held here shares with sockets that set SO_REUSEPORT, and *claim* and *reserve* ask for the port without.
+    """
+    exclusive = claim(setting, address)
+    with exclusive:
+        exclusive.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        holder = socket.socket(exclusive.family, exclusive.type, exclusive.proto)
+        try:
+            # While binding: connections of an earlier run may still be in TIME_WAIT.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            holder.bind(exclusive.getsockname())
+            # Afterwards: otherwise a port that nobody listens on yet could be had by whoever sets it too.
+            holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        except OSError as error:
+            holder.close()
+            raise refuse_bind(setting, address, error) from error
+    return holder
 
 
 def refuse_bind(setting: str, address: Address, error: Exception) -> ConfigError:
