@@ -59,13 +59,14 @@ class WholeLine:
         self.store = self._start("store")
         wait_until(self._store_answers, limit_s=30, what="the store")
 
-    def start_collector(self) -> None:
-        self.collector = self._start("collect")
+    def start_collector(self, *options: str) -> None:
+        self.collector = self._start("collect", *options)
         self.collector.ports()
 
-    def _start(self, command: str) -> Auditspan:
+    def _start(self, command: str, *options: str) -> Auditspan:
         self._starts += 1
-        return Auditspan(self.folder / f"{self._starts}-{command}", command, "--config", self.config)
+        folder = self.folder / f"{self._starts}-{command}"
+        return Auditspan(folder, command, "--config", self.config, *options)
 
     def _store_answers(self) -> bool:
         assert self.store.process.poll() is None, self.store.stderr

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from auditspan_collector.errors import AuditspanError
     from auditspan_collector.pipeline.drain import Drain
+    from auditspan_collector.pipeline.takeover import Takeover
     from auditspan_collector.record import Selection
     from auditspan_collector.spool import Spool
 
@@ -175,6 +176,11 @@ class Metrics:
             "Records set aside with `auditspan spool quarantine` and not in ClickHouse",
             registry=self.registry,
         )
+        self._left = Gauge(
+            "auditspan_spool_left_records",
+            "Records in the spool that is being emptied for a worker that is no more",
+            registry=self.registry,
+        )
         self._state = _DrainState()
         self.registry.register(self._state)
 
@@ -190,6 +196,11 @@ class Metrics:
         )
         self._held["oldest_age_seconds"].set_function(ages.oldest_s)
         self._state.drain = drain
+
+    def watch_takeover(self, takeover: Takeover) -> None:
+        """Show how the spools of former workers are emptied; call once, before that starts."""
+        self._left.set_function(lambda: takeover.records)
+        self._state.takeover = takeover
 
     # receiver.ReceiverMetrics
 
@@ -284,6 +295,7 @@ class _DrainState(Collector):
 
     def __init__(self) -> None:
         self.drain: Drain | None = None
+        self.takeover: Takeover | None = None
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         family = GaugeMetricFamily(
@@ -292,6 +304,8 @@ class _DrainState(Collector):
             labels=["state"],
         )
         now = self.drain.status.state if self.drain else None
+        if self.takeover is not None and self.takeover.stopped:
+            now = "stopped"
         for state in get_args(State):
             family.add_metric([state], float(state == now))
         yield family
@@ -341,15 +355,15 @@ class _Ages:
 class MetricsServer:
     """``/metrics`` for Prometheus and ``/healthz`` for probes. Start once, stop once."""
 
-    def __init__(self, metrics: Metrics, healthy: Callable[[], str]) -> None:
-        """*healthy* gives an empty text, or why the collector takes no records."""
-        self._metrics = metrics
+    def __init__(self, registry: CollectorRegistry, healthy: Callable[[], tuple[str, str]]) -> None:
+        """*healthy* gives an empty text, or why the collector takes no records; and what else is to be said."""
+        self._registry = registry
         self._healthy = healthy
         self._server: _HttpServer | None = None
 
     def start(self, listener: socket.socket) -> None:
         """Serve on *listener*, which this takes over."""
-        self._server = _HttpServer(listener, self._metrics.registry, self._healthy)
+        self._server = _HttpServer(listener, self._registry, self._healthy)
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
 
     def stop(self) -> None:
@@ -364,7 +378,7 @@ class _HttpServer(ThreadingHTTPServer):
     block_on_close = False  # a slow scrape does not hold up a shutdown
 
     def __init__(
-        self, listener: socket.socket, registry: CollectorRegistry, healthy: Callable[[], str]
+        self, listener: socket.socket, registry: CollectorRegistry, healthy: Callable[[], tuple[str, str]]
     ) -> None:
         super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
         self.socket.close()
@@ -397,10 +411,9 @@ class _Handler(BaseHTTPRequestHandler):
             encoder, content_type = choose_encoder(self.headers.get("Accept", ""))
             self._answer(200, encoder(self.server.registry), content_type)
         elif path == "/healthz":
-            problem = self.server.healthy()
-            self._answer(
-                503 if problem else 200, f"{problem or 'ok'}\n".encode(), "text/plain; charset=utf-8"
-            )
+            problem, remark = self.server.healthy()
+            text = problem or (f"ok, but {remark}" if remark else "ok")
+            self._answer(503 if problem else 200, f"{text}\n".encode(), "text/plain; charset=utf-8")
         else:
             self._answer(404, b"/metrics or /healthz\n", "text/plain; charset=utf-8")
 

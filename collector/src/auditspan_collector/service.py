@@ -1,5 +1,7 @@
 """The composition root: builds a collector's rooms, starts them in order, stops them in reverse.
 
+One process has one Service: the whole collector, or one of its workers, which share ports and divide the spool.
+
     start   spool -> metrics -> intake -> drain -> receivers -> health says serving
     stop    health says so -> receivers finish what runs -> intake commits what waits -> drain sends what it can -> spool
 
@@ -13,6 +15,7 @@ import logging
 import threading
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,12 +29,13 @@ from auditspan_collector.pipeline.control import Control
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.pipeline.intake import Intake
 from auditspan_collector.pipeline.readable import encode
+from auditspan_collector.pipeline.takeover import Takeover
 from auditspan_collector.receiver.config import Address
 from auditspan_collector.receiver.grpc import GrpcReceiver
 from auditspan_collector.receiver.http import HttpReceiver
 from auditspan_collector.receiver.listening import claim
 from auditspan_collector.receiver.senders import Senders
-from auditspan_collector.spool import Spool
+from auditspan_collector.spool import Spool, left_over, share
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from auditspan_collector.config import Config
     from auditspan_collector.pipeline.intake import IntakeMetrics
     from auditspan_collector.record import Selection
+    from auditspan_collector.spool import Config as SpoolConfig
 
 # Of the limit; the rest is the drain's.
 _RECEIVERS_SHARE: Final = 0.4
@@ -47,17 +52,29 @@ _MIN_DRAIN_S: Final = 1.0
 _log = logging.getLogger(__name__)
 
 
-def build(config: Config) -> Service:
-    """A collector that *start* brings up. Touches nothing yet."""
-    return Service(config)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which worker of a collector this process is: *number*, from 1, *of* so many."""
+
+    number: int = 1
+    of: int = 1
+
+
+def build(config: Config, place: Place | None = None) -> Service:
+    """A collector that *start* brings up, or the worker at *place* in one. Touches nothing yet.
+
+    A worker has its share of ``config.spool``, listens on ports that somebody holds for all, and serves no metrics.
+    """
+    return Service(config, place or Place())
 
 
 class Service:
     """One collector in this process. *start* once, *stop* once, from the same thread."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, place: Place) -> None:
         """For *build*."""
         self._config = config
+        self._place = place
         self._running = ExitStack()
         self._deadline = 0.0
         self._health = Health()
@@ -66,18 +83,20 @@ class Service:
         self.http_port = 0
         self.metrics_port = 0
         self.stream = ""
+        self.metrics: Metrics | None = None
 
     def start(self) -> None:
         """Start everything; when it returns, requests are answered and the ports are known.
 
         ClickHouse need not be there. Raises ConfigError, SpoolInUse or SpoolDamaged, with everything stopped again.
         """
-        config = self._config
+        config, place = self._config, self._place
         with ExitStack() as started:
-            spool = Spool.open(config.spool, config.collector.deployment, config.collector.name)
+            own = share(config.spool, place.number, place.of)
+            spool = Spool.open(own, config.collector.deployment, config.collector.name)
             started.callback(spool.close)
             self.stream = spool.stream
-            metrics = Metrics(version=version("auditspan-collector"), stream=spool.stream)
+            metrics = self.metrics = Metrics(version=version("auditspan-collector"), stream=spool.stream)
             client = ClickHouseClient(config.clickhouse)
             started.callback(client.close)
             drain = Drain(
@@ -87,8 +106,8 @@ class Service:
                 config=config.drain,
                 metrics=metrics,
             )
-            folder = Path(config.spool.path)
-            metrics.watch(spool, drain, folder=folder, capacity_bytes=config.spool.capacity_bytes)
+            folder = Path(own.path)
+            metrics.watch(spool, drain, folder=folder, capacity_bytes=own.capacity_bytes)
             intake = Intake(
                 spool,
                 partial(encode, limits=config.limits),
@@ -98,20 +117,18 @@ class Service:
             self._serve_metrics(started, metrics)
             drain.start()
             started.callback(lambda: drain.stop(max(_MIN_DRAIN_S, self._left_s())))
-            control = Control(folder, spool, drain, client, capacity_bytes=config.spool.capacity_bytes)
+            control = Control(folder, spool, drain, client, capacity_bytes=own.capacity_bytes)
             control.start()
             started.callback(control.stop)
+            self._take_over(started, client, metrics)
             intake.start()
             started.callback(intake.stop)
             self._receive(started, intake, metrics)
             self._running = started.pop_all()
-        _log.info(
-            "collector started: OTLP/gRPC on %s, OTLP/HTTP on %s, ClickHouse at %s, stream %s",
-            _listening(config.receiver.grpc.listen, self.grpc_port),
-            _listening(config.receiver.http.listen, self.http_port),
-            config.clickhouse.url,
-            self.stream,
-        )
+        if place.of > 1:
+            _log.info("worker %d of %d started: stream %s", place.number, place.of, self.stream)
+        else:
+            _log.info("%s, stream %s", started_line(config, self.grpc_port, self.http_port), self.stream)
 
     def stop(self, limit_s: float | None = None) -> None:
         """Answer what runs, keep what was taken, send what can be sent in *limit_s*; then free ports and spool.
@@ -120,9 +137,23 @@ class Service:
         """
         limit_s = self._config.collector.stop_limit_s if limit_s is None else limit_s
         self._deadline = time.monotonic() + limit_s
-        _log.info("collector stopping")
+        name = "collector" if self._place.of == 1 else f"worker {self._place.number}"
+        _log.info("%s stopping", name)
         self._running.close()
-        _log.info("collector stopped")
+        _log.info("%s stopped", name)
+
+    @property
+    def problem(self) -> str:
+        """Why requests are not kept; empty when they are."""
+        return self._health.problem()
+
+    @property
+    def prepared(self) -> bool:
+        """Whether the table is there, so that it can be asked."""
+        return self._prepared.is_set()
+
+    def watch(self) -> None:
+        """Nothing: this process is all there is. A collector of several workers starts again what died."""
 
     def wait_for_table(self, limit_s: float) -> bool:
         """Whether the table is there, so that it can be asked; waits for ClickHouse up to *limit_s*."""
@@ -139,19 +170,34 @@ class Service:
 
     def _serve_metrics(self, started: ExitStack, metrics: Metrics) -> None:
         listen = self._config.telemetry.metrics_listen
-        if not listen:
+        if not listen or self._place.of > 1:
             return
         listener = claim("telemetry.metrics_listen", Address.parse(listen))
         self.metrics_port = listener.getsockname()[1]
-        server = MetricsServer(metrics, self._health.problem)
+        server = MetricsServer(metrics.registry, lambda: (self.problem, ""))
         server.start(listener)
         started.callback(server.stop)
+
+    def _take_over(self, started: ExitStack, client: ClickHouseClient, metrics: Metrics) -> None:
+        takeover = Takeover(
+            left_for(self._config.spool, self._place),
+            client,
+            prepare=partial(self._prepare, client),
+            config=self._config.drain,
+            metrics=metrics,
+            deployment=self._config.collector.deployment,
+            collector=self._config.collector.name,
+        )
+        metrics.watch_takeover(takeover)
+        takeover.start()
+        started.callback(lambda: takeover.stop(self._left_s() / 2))
 
     def _receive(self, started: ExitStack, intake: Intake, metrics: Metrics) -> None:
         config = self._config.receiver
         senders = Senders(config)
-        grpc = GrpcReceiver(config, senders, intake.submit, metrics)
-        http = HttpReceiver(config, senders, intake.submit, metrics)
+        shared = self._place.of > 1
+        grpc = GrpcReceiver(config, senders, intake.submit, metrics, shared=shared)
+        http = HttpReceiver(config, senders, intake.submit, metrics, shared=shared)
         started.callback(lambda: _stop_together(grpc, http, self._left_s() * _RECEIVERS_SHARE))
         grpc.start()
         http.start()
@@ -231,6 +277,23 @@ class _Listening:
     def refused(self, error: BaseException, *, requests: int) -> None:
         self._health.failed(error)
         self._metrics.refused(error, requests=requests)
+
+
+def left_for(config: SpoolConfig, place: Place) -> list[SpoolConfig]:
+    """The spools of workers that are no more which the worker at *place* empties; each falls to one worker."""
+    return [
+        share(config, number, place.of)
+        for number in left_over(config, place.of)
+        if (number - 1) % place.of + 1 == place.number
+    ]
+
+
+def started_line(config: Config, grpc_port: int, http_port: int) -> str:
+    """What is said once requests are taken: where, and where they go."""
+    return (
+        f"collector started: OTLP/gRPC on {_listening(config.receiver.grpc.listen, grpc_port)}, "
+        f"OTLP/HTTP on {_listening(config.receiver.http.listen, http_port)}, ClickHouse at {config.clickhouse.url}"
+    )
 
 
 def _stop_together(grpc: GrpcReceiver, http: HttpReceiver, grace_s: float) -> None:

@@ -16,6 +16,11 @@ class LineFormatter(logging.Formatter):
     Line breaks, also those of a stack, become ``\n``: an entry can't be forged by what somebody sends.
     """
 
+    def __init__(self, process: str = "") -> None:
+        """*process*, when given, is said in each line: several processes may write to one place."""
+        super().__init__()
+        self._process = f"{process}." if process else ""
+
     def format(self, record: logging.LogRecord) -> str:
         """The line of *record*."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
@@ -24,13 +29,13 @@ class LineFormatter(logging.Formatter):
         if record.exc_info:
             text = f"{text} {self.formatException(record.exc_info)}"
         escaped = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
-        return f"{moment}.{int(record.msecs):03d}Z {record.levelname} {where} {escaped}"
+        return f"{moment}.{int(record.msecs):03d}Z {record.levelname} {self._process}{where} {escaped}"
 
 
-def log_to_stderr(level: str) -> None:
-    """Send entries of *level* and above to stderr, for the whole process."""
+def log_to_stderr(level: str, *, process: str = "") -> None:
+    """Send entries of *level* and above to stderr, for the whole process, which is called *process* in them."""
     handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter())
+    handler.setFormatter(LineFormatter(process))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from auditspan_collector import cli, metrics
+from auditspan_collector.cli import worker_report
 from auditspan_collector.config import Config, reference
 
 _WIDTH = 100
@@ -18,7 +19,7 @@ def pages() -> dict[str, str]:
     return {
         "cli.md": commands(),
         "configuration.md": reference.markdown(Config),
-        "metrics.md": metrics.markdown(),
+        "metrics.md": metrics.markdown() + worker_report.markdown(),
     }
 
 

@@ -15,12 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from auditspan_collector import config as configuration
-from auditspan_collector import service
-from auditspan_collector.cli import connection
+from auditspan_collector.cli import connection, workers
 from auditspan_collector.cli.data_folder import locked, make_private_folder, write_private
 from auditspan_collector.cli.foreground import StopSignal, raise_file_limit
 from auditspan_collector.cli.log import log_to_stderr
-from auditspan_collector.cli.options import config_option, data_option
+from auditspan_collector.cli.options import config_option, data_option, with_workers, workers_option
 from auditspan_collector.cli.store_process import StoreProcess
 from auditspan_collector.errors import ConfigError
 from auditspan_collector.receiver.config import Address
@@ -30,6 +29,7 @@ from auditspan_collector.store.config import User
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from auditspan_collector.cli.workers import Workers
     from auditspan_collector.config import Config
     from auditspan_collector.service import Service
     from auditspan_collector.store.config import Config as StoreConfig
@@ -69,6 +69,7 @@ Examples:
 @click.option(
     "--metrics-port", type=_port, metavar="PORT", help="Port for Prometheus metrics.  [default: 8888]"
 )
+@workers_option
 def command(  # noqa: PLR0917 - click passes options by name
     data: Path | None,
     config_file: Path | None,
@@ -76,6 +77,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     http_port: int | None,
     store_port: int | None,
     metrics_port: int | None,
+    worker_count: int | None,
 ) -> None:
     """Run the store and the collector together on this machine.
 
@@ -84,7 +86,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     collector, then the store; a second one ends at once.
     """
     folder = make_private_folder((data or configuration.default_data_folder(os.environ)).absolute())
-    config = configuration.load(config_file, data=folder)
+    config = with_workers(configuration.load(config_file, data=folder), worker_count)
     config = with_ports(
         config, {"grpc": grpc_port, "http": http_port, "store": store_port, "metrics": metrics_port}
     )
@@ -107,7 +109,7 @@ def run(config: Config, folder: Path, running: ExitStack, stop: StopSignal, lock
     running.callback(store.stop)
     store.start()
     settings = collector_settings(config, credentials, store.port)
-    collector = service.build(settings)
+    collector = workers.build(settings)
     collector.start()
     running.callback(collector.stop)
     collector.wait_for_table(TABLE_LIMIT_S)
@@ -121,6 +123,7 @@ def run(config: Config, folder: Path, running: ExitStack, stop: StopSignal, lock
     running.callback(written.unlink, missing_ok=True)
     welcome(config, collector, store.port, folder)
     while not stop.wait(WATCH_EVERY_S):
+        collector.watch()
         store.revive()
     click.echo("Stopping; a second Ctrl-C ends at once.", err=True)
 
@@ -202,7 +205,7 @@ def _reachable(listen: str, port: int) -> str:
     return str(Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host), port))  # noqa: S104 - compared, not bound
 
 
-def welcome(config: Config, collector: Service, store_port: int, folder: Path) -> None:
+def welcome(config: Config, collector: Service | Workers, store_port: int, folder: Path) -> None:
     """Say where everything is, and what to try next."""
     ours = (
         ""

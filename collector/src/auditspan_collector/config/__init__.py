@@ -28,6 +28,7 @@ from auditspan_collector.receiver.listening import tls_context
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MAX_WORKERS: Final = 64
 NAME_PATTERN: Final = r"^[A-Za-z0-9._-]+\Z"
 
 
@@ -45,12 +46,16 @@ class CollectorConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
         stop_limit_s: How long a stop takes at most. Requests that run are answered, new ones are turned away, and what
             waits is sent to ClickHouse for as long as there is time; the rest stays in the spool. Keep it below
             what your supervisor grants before it kills (Kubernetes 30 s, docker stop 10 s).
+        workers: Processes that share the two ports, each with a spool and a ledger stream of its own; as many as there are
+            cores to spare. The receivers' limits and the section ``intake`` hold for each of them, the spool's sizes
+            for all together. Fewer than before empty the spools of those that are gone.
 
     """
 
     deployment: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)] = "default"
     name: Annotated[str, Meta(pattern=NAME_PATTERN, max_length=64)] = msgspec.field(default_factory=host_name)
     stop_limit_s: Annotated[float, Meta(ge=1, le=3600)] = 9.0
+    workers: Annotated[int, Meta(ge=1, le=MAX_WORKERS)] = 1
 
 
 class TelemetryConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -140,6 +145,7 @@ def check(config: Config) -> tuple[str, ...]:
     """
     if config.receiver.tls.cert_file:
         tls_context(config.receiver.tls)
+    spool.check_shares(config.spool, config.collector.workers)
     return spool.check(config.spool)
 
 

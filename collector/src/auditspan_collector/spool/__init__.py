@@ -4,8 +4,18 @@ The spool is the collector's durability line: what it has committed survives kil
 ClickHouse. One process writes to it; the folder's lock file sees to that.
 """
 
-from auditspan_collector.spool.config import DATA_FILE, QUARANTINE_FOLDER, SOCKET_FILE, Config, check
-from auditspan_collector.spool.folder import make_durable
+from auditspan_collector.spool.config import (
+    DATA_FILE,
+    QUARANTINE_FOLDER,
+    SOCKET_FILE,
+    WORKERS_LOCK_FILE,
+    Config,
+    check,
+    check_shares,
+    left_over,
+    share,
+)
+from auditspan_collector.spool.folder import make_durable, prepare_folder
 from auditspan_collector.spool.queue import Backlog, Committed, Spool, Waiting
 from auditspan_collector.spool.values import InFlight, decode_batch, encode_batch
 from auditspan_collector.spool.verdict import Verdict
@@ -14,6 +24,7 @@ __all__ = [
     "DATA_FILE",
     "QUARANTINE_FOLDER",
     "SOCKET_FILE",
+    "WORKERS_LOCK_FILE",
     "Backlog",
     "Committed",
     "Config",
@@ -22,7 +33,11 @@ __all__ = [
     "Verdict",
     "Waiting",
     "check",
+    "check_shares",
     "decode_batch",
     "encode_batch",
+    "left_over",
     "make_durable",
+    "prepare_folder",
+    "share",
 ]

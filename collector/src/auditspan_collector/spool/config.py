@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -28,9 +29,14 @@ DATA_FILE = "data.mdb"
 LOCK_FILE = "owner.lock"
 SOCKET_FILE = "control.sock"
 QUARANTINE_FOLDER = "quarantine"
-# What a spool's folder may hold; lost+found is what a freshly made volume brings along.
-OWN_FILES = frozenset({DATA_FILE, "lock.mdb", LOCK_FILE, SOCKET_FILE, QUARANTINE_FOLDER, "lost+found"})
+WORKERS_LOCK_FILE = "workers.lock"
+# What a spool's folder may hold, beside numbered folders; lost+found is what a freshly made volume brings along.
+OWN_FILES = frozenset(
+    {DATA_FILE, "lock.mdb", LOCK_FILE, WORKERS_LOCK_FILE, SOCKET_FILE, QUARANTINE_FOLDER, "lost+found"}
+)
 
+# The first worker's spool is the folder itself, so that going from one worker to several moves nothing.
+_WORKER = re.compile(r"[2-9]|[1-9][0-9]{1,3}")
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "ceph", "fuse.glusterfs"}
 
@@ -39,14 +45,17 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """The ``spool`` section.
 
     Attributes:
-        path: The folder; made with mode 0700 when it is missing. It must be on a local disk.
-        max_bytes: Size that the folder never exceeds. It bounds how long ClickHouse may be away: when it is used
-            up, senders are asked to come back later. Disk is taken as it is needed, and kept for reuse.
-        dedup_window_records: How many of the latest records are remembered to recognise a sender's retry. A retry
-            from before is stored again, which the reading views hide. Costs about 200 bytes of memory a record.
-            Records with a sequence number (those of instrumented services) don't count: see below.
-        dedup_sequences: How many sequences are remembered, one for each process of an instrumented service. Of each,
-            a retry is recognised however much others sent since, within its latest 4,800 numbers; all together
+        path: The folder; made with mode 0700 when it is missing. It must be on a local disk. The second worker's
+            spool is the folder ``2`` in it, and so on.
+        max_bytes: Size that the folder never exceeds; workers have equal shares of it. It bounds how long ClickHouse
+            may be away: when it is used up, senders are asked to come back later. Disk is taken as it is needed,
+            and kept for reuse.
+        dedup_window_records: How many of the latest records are remembered to recognise a sender's retry; workers
+            have equal shares. A retry from before is stored again, which the reading views hide. Costs about 200
+            bytes of memory a record. Records with a sequence number (those of instrumented services) don't count:
+            see below.
+        dedup_sequences: How many sequences each worker remembers, one for each process of an instrumented service. Of
+            each, a retry is recognised however much others sent since, within its latest 4,800 numbers; all together
             take at most a thirty-second of *max_bytes*. The sequence that was quiet for longest gives way. Costs up
             to 2 KB of memory each; 0 has all records share *dedup_window_records*.
         allow_memory_filesystem: For tests: let *path* be on tmpfs, where a reboot loses what was acknowledged.
@@ -79,6 +88,45 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     def capacity_bytes(self) -> int:
         """Disk that batches may take."""
         return self.max_bytes - self.reserve_bytes
+
+
+def share(config: Config, number: int, workers: int) -> Config:
+    """The spool of worker *number*, from 1, of *workers*: its folder, and its part of what *config* gives to all."""
+    return msgspec.structs.replace(
+        config,
+        path=str(worker_folder(config, number)),
+        max_bytes=config.max_bytes // workers,
+        dedup_window_records=-(-config.dedup_window_records // workers),
+    )
+
+
+def worker_folder(config: Config, number: int) -> Path:
+    """Where worker *number*, from 1, has its spool."""
+    return Path(config.path) if number == 1 else Path(config.path) / str(number)
+
+
+def check_shares(config: Config, workers: int) -> None:
+    """Whether the sizes of *config* suffice for so many workers. Raises ConfigError."""
+    if config.max_bytes // workers < MIN_BYTES:
+        raise ConfigError(
+            f"spool.max_bytes: {config.max_bytes} is too small for {workers} workers; at least {MIN_BYTES * workers} "
+            "(64 MiB each), or fewer workers"
+        )
+    _check_sizes(share(config, 1, workers))
+
+
+def left_over(config: Config, workers: int) -> tuple[int, ...]:
+    """The numbers of the spools that more than *workers* workers have left in the folder, ascending."""
+    try:
+        names = [entry.name for entry in Path(config.path).iterdir() if _WORKER.fullmatch(entry.name)]
+    except FileNotFoundError:
+        return ()
+    numbers = sorted(int(name) for name in names)
+    return tuple(
+        number
+        for number in numbers
+        if number > workers and (worker_folder(config, number) / DATA_FILE).exists()
+    )
 
 
 def check(config: Config) -> tuple[str, ...]:
@@ -151,8 +199,7 @@ def _check_folder(folder: Path, existing: Path) -> None:
     foreign = sorted(
         entry.name
         for entry in folder.iterdir()
-        # A number is the spool of another worker.
-        if entry.name not in OWN_FILES and not entry.name.isdecimal()
+        if entry.name not in OWN_FILES and not _WORKER.fullmatch(entry.name)
     )
     if foreign:
         raise ConfigError(f"spool.path: {folder} holds other files ({foreign[0]}); give a folder of its own")

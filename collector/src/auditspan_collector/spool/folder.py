@@ -5,15 +5,24 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditspan_collector.errors import ConfigError, SpoolInUse
-from auditspan_collector.spool.config import LOCK_FILE
+from auditspan_collector.spool.config import LOCK_FILE, check
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from auditspan_collector.spool.config import Config
 
 log = logging.getLogger(__name__)
+
+
+def prepare_folder(config: Config) -> Path:
+    """The folder of *config*, checked and made. Raises ConfigError."""
+    check(config)
+    folder = Path(config.path)
+    prepare(folder)
+    return folder
 
 
 def prepare(folder: Path) -> None:

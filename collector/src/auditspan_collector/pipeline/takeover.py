@@ -1,0 +1,134 @@
+"""Empty the spools of workers that are no more: what they acknowledged reaches ClickHouse without them.
+
+A spool is emptied as its own worker would: by a drain, from the last released index, under its own stream. There is
+no other way out of a spool, so a worker that comes back finds nothing half done. An emptied spool stays where it is:
+it remembers what it has seen, and more workers than now go on with it.
+
+One spool after another, so that memory and inserts are those of one more drain. One that can't be emptied, because it
+is damaged, in use or refused for good, is said loudly and does not hold up the others; it keeps everything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from auditspan_collector.errors import AuditspanError
+from auditspan_collector.pipeline.drain import Drain
+from auditspan_collector.spool import Spool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from auditspan_collector.clickhouse import ClickHouseClient
+    from auditspan_collector.pipeline.drain import Config, DrainMetrics
+    from auditspan_collector.spool import Config as SpoolConfig
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S: Final = 0.1
+# A worker of an earlier run may need a while to end.
+_TRY_AGAIN_S: Final = 5.0
+
+
+class Takeover:
+    """Empties left spools in a thread of its own: *start* once, *stop* once. Readable from any thread."""
+
+    def __init__(
+        self,
+        spools: Sequence[SpoolConfig],
+        client: ClickHouseClient,
+        *,
+        prepare: Callable[[], None],
+        config: Config,
+        metrics: DrainMetrics,
+        deployment: str,
+        collector: str,
+    ) -> None:
+        """*spools* are those that were left, each with its folder; the others are as for a Drain and a Spool."""
+        self._waiting = list(spools)
+        self._client = client
+        self._prepare = prepare
+        self._config = config
+        self._metrics = metrics
+        self._names = (deployment, collector)
+        self._open: list[tuple[Spool, Drain, str]] = []
+        self._said: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="auditspan-takeover", daemon=True)
+        self._deadline = 0.0
+
+    def start(self) -> None:
+        """Begin, when there is anything to empty."""
+        if self._waiting:
+            self._thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """Send what can be sent in *timeout_s*, and give the folders free; the rest is sent after the next start."""
+        self._deadline = time.monotonic() + timeout_s
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    @property
+    def records(self) -> int:
+        """Records in the spools that are open: on their way to ClickHouse."""
+        return sum(spool.backlog().records for spool, _, _ in tuple(self._open))
+
+    @property
+    def stopped(self) -> bool:
+        """Whether one of them needs a person."""
+        return any(drain.status.state == "stopped" for _, drain, _ in tuple(self._open))
+
+    def _run(self) -> None:
+        next_try = 0.0
+        while not self._stop.is_set() and (self._waiting or self._open):
+            self._close_the_empty()
+            # One at a time; one that is stopped for good does not count.
+            busy = any(drain.status.state != "stopped" for _, drain, _ in self._open)
+            now = time.monotonic()
+            if not busy and self._waiting and now >= next_try and not self._take(self._waiting.pop(0)):
+                next_try = now + _TRY_AGAIN_S / (len(self._waiting) or 1)
+            self._stop.wait(_LOOK_EVERY_S)
+        for spool, drain, _ in self._open:
+            drain.stop(max(0.0, self._deadline - time.monotonic()))
+            spool.close()
+        self._open = []
+
+    def _take(self, config: SpoolConfig) -> bool:
+        """Open one and start emptying it; when it can't be, it is tried again after the others."""
+        try:
+            spool = Spool.open(config, *self._names)
+        except AuditspanError as error:
+            self._waiting.append(config)
+            self._say_once(
+                f"the spool {config.path}, which a worker left, can't be taken over: {error}. What is in it waits; "
+                "trying again every few seconds"
+            )
+            return False
+        records = spool.backlog().records
+        if not records:
+            spool.close()
+            return True
+        log.warning("taking over %d records from the spool that a worker left, %s", records, config.path)
+        drain = Drain(spool, self._client, prepare=self._prepare, config=self._config, metrics=self._metrics)
+        drain.start()
+        self._open.append((spool, drain, config.path))
+        return True
+
+    def _say_once(self, problem: str) -> None:
+        if problem not in self._said:
+            self._said.add(problem)
+            log.error("%s", problem)
+
+    def _close_the_empty(self) -> None:
+        for entry in tuple(self._open):
+            spool, drain, path = entry
+            if spool.backlog().records:
+                continue
+            drain.stop(_TRY_AGAIN_S)
+            spool.close()
+            self._open.remove(entry)
+            log.info("the spool that a worker left is empty: %s", path)
