@@ -98,6 +98,10 @@ class ChildProcess:
         self.wait(patience)
         self.close()
 
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless it ended."""
+        self._process.send_signal(number)
+
     def wait(self, patience: Sequence[tuple[float, signal.Signals]]) -> None:
         """Return when it is gone; send each signal of *patience* after its seconds. The last should be SIGKILL."""
         for limit_s, number in patience:
@@ -145,6 +149,10 @@ class Restarts:
         """It did not even start; the seconds until the next try."""
         self._deaths += 1
         return self._pause(self._clock())
+
+    def age_s(self) -> float:
+        """Since it was started."""
+        return self._clock() - self._started_at
 
     def due(self) -> bool:
         """Whether the pause is over."""

@@ -41,6 +41,9 @@ TERMINATE_LIMIT_S: Final = 2.0
 # The workers of a collector that was killed end at once; this long at most the next one waits for them.
 PREVIOUS_RUN_LIMIT_S: Final = 2.0
 REPORT_LIMIT_S: Final = 2.0
+OVERDUE_LIMIT_S: Final = (
+    0.1  # for a worker that let the last one pass: a scrape of many that hang must end in time
+)
 WATCH_EVERY_S: Final = 0.1
 IN_USE: Final = (
     "spool.path: {folder} is in use by the workers of process {{process}}; stop that one, or give this one a folder "
@@ -120,6 +123,9 @@ class WorkerProcess:
             self._told = True
             if self._run.greeting is not None and not self._run.greeting.error:
                 _log.warning("worker %d takes requests again", self.number)
+        elif not self._told and self._child is not None and self._restarts.age_s() > START_LIMIT_S:
+            _log.error("worker %d does not start within %.0f s; ending it", self.number, START_LIMIT_S)
+            self._child.send(signal.SIGKILL)
 
     def report(self) -> Report | None:
         """What it says now; None when it does not answer in REPORT_LIMIT_S."""
@@ -154,6 +160,7 @@ class _Run:
         self.greeting: Greeting | None = None
         self._latest: Report | None = None
         self._asked = 0
+        self._overdue = False
         self._ended = False
         self._news = threading.Condition()
         self._telling = threading.Lock()
@@ -169,8 +176,10 @@ class _Run:
                 self._asked += 1
                 self.tell(b"%s %d" % (worker.REPORT, self._asked))
             wanted = self._asked
+            limit_s = OVERDUE_LIMIT_S if self._overdue else limit_s
             self._news.wait_for(lambda: self._ended or self._is(wanted), limit_s)
-            return self._latest if self._is(wanted) else None
+            self._overdue = not self._is(wanted)
+            return None if self._overdue else self._latest
 
     def _is(self, wanted: int) -> bool:
         return self._latest is not None and self._latest.number >= wanted

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
-# A worker of an earlier run may need a while to end.
-_TRY_AGAIN_S: Final = 5.0
+_END_LIMIT_S: Final = 5.0  # of a drain that has nothing left to send
 
 
 class Takeover:
@@ -46,9 +45,15 @@ class Takeover:
         metrics: DrainMetrics,
         deployment: str,
         collector: str,
+        try_again_s: float = 5.0,
     ) -> None:
-        """*spools* are those that were left, each with its folder; the others are as for a Drain and a Spool."""
-        self._waiting = list(spools)
+        """*spools* are those that were left, each with its folder; the others are as for a Drain and a Spool.
+
+        One that can't be opened is tried again after *try_again_s*: a worker of an earlier run may need a while to
+        end.
+        """
+        self._waiting = [(0.0, config) for config in spools]  # not before, by time.monotonic
+        self._try_again_s = try_again_s
         self._client = client
         self._prepare = prepare
         self._config = config
@@ -83,40 +88,39 @@ class Takeover:
         return any(drain.status.state == "stopped" for _, drain, _ in tuple(self._open))
 
     def _run(self) -> None:
-        next_try = 0.0
         while not self._stop.is_set() and (self._waiting or self._open):
             self._close_the_empty()
             # One at a time; one that is stopped for good does not count.
             busy = any(drain.status.state != "stopped" for _, drain, _ in self._open)
-            now = time.monotonic()
-            if not busy and self._waiting and now >= next_try and not self._take(self._waiting.pop(0)):
-                next_try = now + _TRY_AGAIN_S / (len(self._waiting) or 1)
+            due = [entry for entry in self._waiting if entry[0] <= time.monotonic()]
+            if due and not busy:
+                self._waiting.remove(due[0])
+                self._take(due[0][1])
             self._stop.wait(_LOOK_EVERY_S)
         for spool, drain, _ in self._open:
             drain.stop(max(0.0, self._deadline - time.monotonic()))
             spool.close()
         self._open = []
 
-    def _take(self, config: SpoolConfig) -> bool:
+    def _take(self, config: SpoolConfig) -> None:
         """Open one and start emptying it; when it can't be, it is tried again after the others."""
         try:
             spool = Spool.open(config, *self._names)
         except AuditspanError as error:
-            self._waiting.append(config)
+            self._waiting.append((time.monotonic() + self._try_again_s, config))
             self._say_once(
                 f"the spool {config.path}, which a worker left, can't be taken over: {error}. What is in it waits; "
                 "trying again every few seconds"
             )
-            return False
+            return
         records = spool.backlog().records
         if not records:
             spool.close()
-            return True
+            return
         log.warning("taking over %d records from the spool that a worker left, %s", records, config.path)
         drain = Drain(spool, self._client, prepare=self._prepare, config=self._config, metrics=self._metrics)
         drain.start()
         self._open.append((spool, drain, config.path))
-        return True
 
     def _say_once(self, problem: str) -> None:
         if problem not in self._said:
@@ -128,7 +132,7 @@ class Takeover:
             spool, drain, path = entry
             if spool.backlog().records:
                 continue
-            drain.stop(_TRY_AGAIN_S)
+            drain.stop(_END_LIMIT_S)
             spool.close()
             self._open.remove(entry)
             log.info("the spool that a worker left is empty: %s", path)

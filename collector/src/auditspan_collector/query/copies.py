@@ -1,7 +1,7 @@
 """Show a record once when two collectors stored it.
 
-Within one collector a record is stored once. When a sender gave the same record to two collectors (a retry after
-a lost answer that went to another one), both sealed it, and the ledger rightly holds it twice. Readers then see
+Within one collector, or one worker of it, a record is stored once. When a sender gave the same record to two (a retry
+after a lost answer that went to another one), both sealed it, and the ledger rightly holds it twice. Readers then see
 the first copy only. A copy is a row with the same content in every leaf column but the received time; the record
 id alone would let anyone who knows it hide a record behind another.
 """
