@@ -299,3 +299,26 @@ def test_up_takes_workers_too(tmp_path):
         assert up.end(signal.SIGINT) == 0
     finally:
         up.end(signal.SIGKILL)
+
+
+def test_an_operator_reaches_the_spools_of_all_workers_also_when_one_of_them_is_no_more(line):
+    line.start_workers(2)
+    sent = line.send_to_all(2)
+    options = ("--config", line.config)
+    status, shown, stderr = run(line.folder / "list", "spool", "list", *options, "--format", "json")
+    assert status == 0, stderr
+    assert {spool["stream"]: spool["records"] for spool in json.loads(shown)} == {
+        stream: len(ids) for stream, ids in sent.items()
+    }
+    line.collector.end()
+    line.start_store()
+    line.start_collector()
+    line.wait_for_records(every(sent))
+    wait_until(
+        lambda: line.metric("auditspan_spool_left_records") == {"": 0.0}, what="the end of the takeover"
+    )
+    wait_until(
+        lambda: not (line.folder / "spool" / "2" / "control.sock").exists(), what="its folder given free"
+    )
+    status, shown, stderr = run(line.folder / "retry", "spool", "retry", *options)
+    assert (status, shown) == (0, f"{line.folder}/spool: it was sending already\n"), stderr

@@ -10,6 +10,7 @@ import pytest
 from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.clickhouse import Config as ClickHouseConfig
 from auditspan_collector.errors import ConfigError
+from auditspan_collector.pipeline.control import ask
 from auditspan_collector.pipeline.drain import Config, NoDrainMetrics
 from auditspan_collector.pipeline.takeover import Takeover
 from auditspan_collector.service import Place, left_for
@@ -122,14 +123,20 @@ def test_a_damaged_one_is_said_once_and_does_not_hold_up_the_others(leave, take_
     assert str(Path(spools.path) / "2") in said[0]
 
 
-def test_one_that_the_store_refuses_for_good_says_so_and_does_not_hold_up_the_others(leave, take_over, store):
+def test_one_that_the_store_refuses_for_good_holds_up_no_other_and_an_operator_can_reach_it(
+    leave, take_over, store, spools
+):
     leave(2, 3)
     stream = leave(3, 2)
     store.faults.append("code 60")
     takeover = take_over()
     wait_until(lambda: store.indexes(stream) == [0, 1], what="the records of the other one")
     assert takeover.stopped
-    wait_until(lambda: takeover.records == 3, what="only the refused ones left")
+    found = ask(Path(spools.path) / "2", "list", most=1)
+    assert (found["state"], found["records"]) == ("stopped", 3)
+    assert "Code: 60" in found["error"]
+    ask(Path(spools.path) / "2", "retry")
+    wait_until(lambda: len(store.rows) == 5, what="the records that were refused before")
 
 
 def test_one_that_is_still_in_use_is_taken_when_it_is_free(leave, take_over, store, spools):

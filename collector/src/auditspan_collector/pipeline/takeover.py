@@ -13,9 +13,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from auditspan_collector.errors import AuditspanError
+from auditspan_collector.pipeline.control import Control
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.spool import Spool
 
@@ -30,6 +33,20 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S: Final = 0.1
 _END_LIMIT_S: Final = 5.0  # of a drain that has nothing left to send
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A spool that is being emptied, with an operator's way to it."""
+
+    spool: Spool
+    drain: Drain
+    control: Control
+
+    def stop(self, timeout_s: float) -> None:
+        self.control.stop()
+        self.drain.stop(timeout_s)
+        self.spool.close()
 
 
 class Takeover:
@@ -59,7 +76,7 @@ class Takeover:
         self._config = config
         self._metrics = metrics
         self._names = (deployment, collector)
-        self._open: list[tuple[Spool, Drain, str]] = []
+        self._open: list[_Left] = []
         self._said: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="auditspan-takeover", daemon=True)
@@ -80,26 +97,25 @@ class Takeover:
     @property
     def records(self) -> int:
         """Records in the spools that are open: on their way to ClickHouse."""
-        return sum(spool.backlog().records for spool, _, _ in tuple(self._open))
+        return sum(left.spool.backlog().records for left in tuple(self._open))
 
     @property
     def stopped(self) -> bool:
         """Whether one of them needs a person."""
-        return any(drain.status.state == "stopped" for _, drain, _ in tuple(self._open))
+        return any(left.drain.status.state == "stopped" for left in tuple(self._open))
 
     def _run(self) -> None:
         while not self._stop.is_set() and (self._waiting or self._open):
             self._close_the_empty()
             # One at a time; one that is stopped for good does not count.
-            busy = any(drain.status.state != "stopped" for _, drain, _ in self._open)
+            busy = any(left.drain.status.state != "stopped" for left in self._open)
             due = [entry for entry in self._waiting if entry[0] <= time.monotonic()]
             if due and not busy:
                 self._waiting.remove(due[0])
                 self._take(due[0][1])
             self._stop.wait(_LOOK_EVERY_S)
-        for spool, drain, _ in self._open:
-            drain.stop(max(0.0, self._deadline - time.monotonic()))
-            spool.close()
+        for left in self._open:
+            left.stop(max(0.0, self._deadline - time.monotonic()))
         self._open = []
 
     def _take(self, config: SpoolConfig) -> None:
@@ -120,7 +136,10 @@ class Takeover:
         log.warning("taking over %d records from the spool that a worker left, %s", records, config.path)
         drain = Drain(spool, self._client, prepare=self._prepare, config=self._config, metrics=self._metrics)
         drain.start()
-        self._open.append((spool, drain, config.path))
+        folder = Path(config.path)
+        control = Control(folder, spool, drain, self._client, capacity_bytes=config.capacity_bytes)
+        control.start()
+        self._open.append(_Left(spool, drain, control))
 
     def _say_once(self, problem: str) -> None:
         if problem not in self._said:
@@ -129,10 +148,8 @@ class Takeover:
 
     def _close_the_empty(self) -> None:
         for entry in tuple(self._open):
-            spool, drain, path = entry
-            if spool.backlog().records:
+            if entry.spool.backlog().records:
                 continue
-            drain.stop(_END_LIMIT_S)
-            spool.close()
+            entry.stop(_END_LIMIT_S)
             self._open.remove(entry)
-            log.info("the spool that a worker left is empty: %s", path)
+            log.info("the spool that a worker left is empty: stream %s", entry.spool.stream)
