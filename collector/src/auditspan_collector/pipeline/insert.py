@@ -43,7 +43,7 @@ def insert_missing(
     present = {int(index) for (index,) in found}
     missing = [index for index in range(batch.first_index, batch.last_index + 1) if index not in present]
     log.info(
-        "range %d-%d was first tried long ago: the store has %d of its %d records",
+        "range %d-%d was tried before: the store has %d of its %d records",
         batch.first_index,
         batch.last_index,
         len(present),
