@@ -278,7 +278,7 @@ def leaf_of(record, received):
 @given(steps=histories())
 @settings(
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
