@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from auditspan_collector import crashpoint
 from auditspan_collector.errors import StoreRejected
 from auditspan_collector.schema import ddl
 
@@ -79,10 +80,12 @@ def migrate(
             continue
         for statement in migration.statements(database, cluster):
             client.execute(statement)
+            crashpoint.reach("migration.statement")
         # Last, so that a crash before this line repeats the step and never skips it.
         client.execute(
             f"INSERT INTO {where} (version, name) SELECT {{version:UInt32}}, {{name:String}}",
             {"version": migration.version, "name": migration.name},
         )
+        crashpoint.reach("migration.step")
         applied.append(migration.name)
     return applied

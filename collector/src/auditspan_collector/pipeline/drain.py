@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, Type
 import msgspec
 from msgspec import Meta
 
+from auditspan_collector import crashpoint
 from auditspan_collector.errors import AuditspanError, CommandRefused, SpoolDamaged, StoreRejected
 from auditspan_collector.pipeline.insert import insert, insert_missing
 
@@ -241,7 +242,9 @@ class Drain:
         if batch is None:
             return False
         started = self._clock()
+        crashpoint.reach("drain.read")
         self._deliver(batch)
+        crashpoint.reach("drain.released")
         self._recovered()
         self._metrics.inserted(records=batch.count, elapsed_s=self._clock() - started)
         return True
@@ -286,10 +289,12 @@ class Drain:
     def _deliver(self, batch: SealedBatch) -> None:
         tried_before = self._spool.in_flight() is not None
         in_flight = self._spool.begin_insert(batch)
+        crashpoint.reach("drain.begun")
         if tried_before and self._may_be_forgotten(in_flight):
             insert_missing(self._client, batch)
         else:
             insert(self._client, batch)
+        crashpoint.reach("drain.stored")
         self._spool.release(batch.last_index)
 
     def _may_be_forgotten(self, in_flight: InFlight) -> bool:

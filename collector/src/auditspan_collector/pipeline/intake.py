@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol
 import msgspec
 from msgspec import Meta
 
+from auditspan_collector import crashpoint
 from auditspan_collector.errors import ShuttingDown, SpoolFull
 from auditspan_collector.record import Accepted, IndexRange, Receipt
 from auditspan_collector.spool import Verdict
@@ -154,9 +155,12 @@ class Intake:
         Raises what *encode* raises for a request that is refused, and with nothing kept SpoolFull and ShuttingDown
         (transient), and SpoolDamaged.
         """
+        crashpoint.reach("intake.request")
         selection, waiting = self._encoded(request)
+        crashpoint.reach("intake.encoded")
         self._metrics.selected(selection)
         receipt = self._commit(waiting) if selection.leaves else None
+        crashpoint.reach("intake.kept")
         return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
 
     def _encoded(self, request: OtlpRequest) -> tuple[Selection, _Waiting]:
@@ -262,7 +266,9 @@ class Intake:
     def _commit_group(self, group: list[_Waiting]) -> None:
         started = self._clock()
         try:
+            crashpoint.reach("commit.begin")
             committed = self._spool.commit([leaf for waiting in group for leaf in waiting.leaves])
+            crashpoint.reach("commit.durable")
         except SpoolFull as error:
             if len(group) == 1:
                 self._refuse(group, error)

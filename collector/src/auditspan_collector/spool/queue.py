@@ -25,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from auditspan_collector import crashpoint
 from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.ledger.log import LedgerState, append
 from auditspan_collector.record import IndexRange, SealedBatch
@@ -116,6 +117,7 @@ class Spool:
         spool_folder.prepare(path)
         lock = spool_folder.take(path)
         try:
+            crashpoint.reach("spool.locked")
             environment = Environment(path, config.max_bytes)
             try:
                 spool = cls(config, environment, lock, clock_ns)
@@ -153,6 +155,7 @@ class Spool:
             # Nothing is acknowledged before this transaction, so a crash before it leaves no spool, not half of one.
             stream = prefix + random_bytes(8).hex()
             self._environment.write(lambda txn: self._create(txn, stream))
+            crashpoint.reach("spool.created")
             spool_folder.make_durable(Path(self._config.path))
             log.info("new spool %s: stream %s", self._config.path, stream)
         elif version != FORMAT:
@@ -170,6 +173,7 @@ class Spool:
         self._put_meta(txn, b"ledger", values.encode_ledger(LedgerState(stream)))
         self._put_meta(txn, b"position", values.encode_position(Position()))
         self._put_meta(txn, b"format", FORMAT)
+        crashpoint.reach("spool.creating")
 
     def _load(self) -> None:
         def look(txn: lmdb.Transaction[bytes]) -> None:
@@ -300,6 +304,7 @@ class Spool:
         )
         self._put_meta(txn, b"ledger", values.encode_ledger(ledger))
         self._put_meta(txn, b"position", values.encode_position(position))
+        crashpoint.reach("commit.written")
         return position
 
     def _refuse_over_capacity(self, value_bytes: int) -> None:
@@ -418,11 +423,13 @@ class Spool:
                     raise ValueError(f"{self._in_flight.range} is in flight, not {wanted}")
                 return self._in_flight
             in_flight = values.InFlight(wanted, batch.root, self._clock_ns())
-            self._environment.write(
-                lambda txn: self._put_meta(txn, b"in_flight", values.encode_in_flight(in_flight)), frees=True
-            )
+            self._environment.write(lambda txn: self._begin(txn, in_flight), frees=True)
             self._in_flight = in_flight
             return in_flight
+
+    def _begin(self, txn: lmdb.Transaction[memoryview], in_flight: InFlight) -> None:
+        self._put_meta(txn, b"in_flight", values.encode_in_flight(in_flight))
+        crashpoint.reach("drain.begin")
 
     def release(self, last_index: int) -> None:
         """Forget everything up to *last_index*, the end of what *read* gave: ClickHouse has it.
@@ -444,6 +451,7 @@ class Spool:
         position = replace(self._position, released=last + 1, batch_bytes=self._position.batch_bytes - freed)
         self._put_meta(txn, b"position", values.encode_position(position))
         txn.delete(b"in_flight", db=self._environment.meta)
+        crashpoint.reach("drain.release")
         return position
 
     def close(self) -> None:
