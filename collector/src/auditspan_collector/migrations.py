@@ -2,7 +2,8 @@
 
 A step is a list of statements that may run again: a crash in the middle, or a second collector that starts at the
 same moment, repeats them without harm. `schema_migrations` says which steps are done. A database that knows a
-step that this code does not is newer than the code, and is left alone.
+step that this code does not is newer than the code, and is left alone. A database whose table somebody dropped
+gets all steps again, whatever is recorded: without its table nothing could be stored, however often one starts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from auditspan_collector import crashpoint
 from auditspan_collector.errors import StoreRejected
-from auditspan_collector.schema import ddl
+from auditspan_collector.schema import TABLE, ddl
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -74,6 +75,8 @@ def migrate(
             f"database {database} has schema version {max(done)}, and this auditspan knows none after {newest_known}. "
             "Upgrade auditspan, or choose another database (clickhouse.database)."
         )
+    if not _has_table(client, database):
+        done = set()
     applied = []
     for migration in migrations:
         if migration.version in done:
@@ -89,3 +92,11 @@ def migrate(
         crashpoint.reach("migration.step")
         applied.append(migration.name)
     return applied
+
+
+def _has_table(client: Client, database: str) -> bool:
+    found = client.rows(
+        "SELECT count() FROM system.tables WHERE database = {database:String} AND name = {table:String}",
+        {"database": database, "table": TABLE},
+    )
+    return bool(found[0][0])

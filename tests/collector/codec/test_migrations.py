@@ -48,6 +48,14 @@ def test_a_step_that_was_done_but_not_recorded_is_done_again_without_harm(engine
     assert migrate(engine, "torn") == [step.name for step in MIGRATIONS]
 
 
+def test_a_table_that_somebody_dropped_is_made_again(engine):
+    migrate(engine, "dropped")
+    engine.execute("DROP TABLE dropped.records")
+    assert migrate(engine, "dropped") == [step.name for step in MIGRATIONS]
+    assert engine.rows("SELECT count() FROM dropped.records") == [(0,)]
+    assert migrate(engine, "dropped") == []
+
+
 class Interleaved:
     """A client under which a second collector runs all migrations before each of our statements."""
 

@@ -177,7 +177,6 @@ def test_a_table_that_is_dropped_stops_the_drain_and_retry_makes_it_again(spool,
     drain = start(spool)
     until(drained(spool))
     client.execute("DROP TABLE records", in_database=True)
-    client.execute("TRUNCATE TABLE schema_migrations", in_database=True)
     spool.commit(leaves(5, 5))
     until(lambda: drain.status.state == "stopped")
     assert drain.status.error.code == 60
