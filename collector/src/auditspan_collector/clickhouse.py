@@ -62,6 +62,7 @@ TRANSIENT_CODES: Final = {
     204: "CANNOT_FSYNC",
     209: "SOCKET_TIMEOUT",
     210: "NETWORK_ERROR",
+    216: "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING",  # the driver tries once more when a connection is cut
     225: "NO_ZOOKEEPER",
     236: "ABORTED",
     241: "MEMORY_LIMIT_EXCEEDED",
