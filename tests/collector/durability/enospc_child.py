@@ -38,6 +38,9 @@ def main() -> None:
     before = spool.backlog().records
     rows = [index for index, _ in empty(spool, max_rows=100)]
     refilled, _ = fill(spool, filled)
+    # In one range: nothing is committed between what frees everything and what needs it.
+    empty(spool, max_rows=1 << 30, max_bytes=1 << 30)
+    again_refilled, _ = fill(spool, refilled)
     spool.close()
     print(
         json.dumps(
@@ -48,6 +51,7 @@ def main() -> None:
                 "before": before,
                 "rows_in_order": rows == list(range(filled)),
                 "refilled": refilled,
+                "again_refilled": again_refilled,
             }
         )
     )

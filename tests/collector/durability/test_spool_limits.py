@@ -122,6 +122,7 @@ def test_a_full_disk_refuses_and_leaves_the_spool_usable(tmp_path):
     assert seen["before"] == seen["filled"]
     assert seen["rows_in_order"]
     assert seen["refilled"] > seen["filled"]
+    assert seen["again_refilled"] > seen["refilled"], "all of it was free"
 
 
 # Damage

@@ -41,7 +41,9 @@ _REMAP_BYTES = 16 * MIB
 RETRY_AFTER_S = 5.0
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
-_NOT_NOW = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOMEM, *_FORBIDDEN}
+# A write that the disk takes in part only is reported by LMDB as EIO (mdb.c, mdb_page_flush).
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_NOT_NOW = {*_NO_ROOM, errno.ENOMEM, *_FORBIDDEN}
 _DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)
 
 
@@ -133,7 +135,15 @@ class Environment:
                 self._reopen()
                 return self._translated(change)
             except lmdb.Error as error:
-                raise translate(error, self._folder) from error
+                if _code(error) not in _NO_ROOM or frees:
+                    raise translate(error, self._folder) from error
+                # The disk gives no more, but what the last release freed may be room enough.
+                self._turn()
+                return self._translated(change)
+
+    def _turn(self) -> None:
+        """Commit next to nothing, so that what the last transaction freed can be reused."""
+        self._translated(lambda txn: txn.put(b"turn", os.urandom(8), db=self.meta))
 
     def _attempt(self, change: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
         with self._opened().begin(write=True, buffers=True) as transaction:
@@ -152,8 +162,7 @@ class Environment:
         try:
             if frees:
                 return self._translated(change)
-            # A transaction that changes next to nothing, so that what the last one freed can be reused.
-            self._translated(lambda txn: txn.put(b"turn", os.urandom(8), db=self.meta))
+            self._turn()
         finally:
             self._remap(self._map_bytes)
         return self._translated(change)
