@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format proto clean
+.PHONY: help setup demo test test-faults lint format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -31,6 +31,10 @@ demo: $(STAMP) ## Run the whole line on this machine: a small shop, its audit tr
 test: $(STAMP) ## Run all tests
 	@echo "==> Running the tests, a file at a time on each core; about seven minutes on two cores"
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-faults: $(STAMP) ## Break the collector, its disk and its ClickHouse in every way there is, and write docs/faults.md
+	@echo "==> Breaking things; about ten minutes on two cores"
+	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long"
 
 lint: $(STAMP) ## Check format, lint rules, types and the direction of imports
 	@$(BIN)/ruff format --check .

@@ -63,10 +63,10 @@ class WholeLine:
         self.collector = self._start("collect", *options)
         self.collector.ports()
 
-    def _start(self, command: str, *options: str) -> Auditspan:
+    def _start(self, command: str, *options: str, **environ: str) -> Auditspan:
         self._starts += 1
         folder = self.folder / f"{self._starts}-{command}"
-        return Auditspan(folder, command, "--config", self.config, *options)
+        return Auditspan(folder, command, "--config", self.config, *options, **environ)
 
     def _store_answers(self) -> bool:
         assert self.store.process.poll() is None, self.store.stderr

@@ -1,0 +1,82 @@
+"""The table of faults, for a terminal, for docs/faults.md and for machines."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from faults.verdict import Verdict
+
+PROPERTY = "fault"
+COLUMNS = ("fault", "acknowledged", "stored", "twice", "gaps", "missing", "verdict", "seen on the way")
+
+INTRODUCTION = """# What was broken, and what came of it
+
+This page is made by `make test-faults`; its figures are of one run of it. Four senders number their records, two over
+OTLP/gRPC and two over OTLP/HTTP, with and without `audit.sequence.*`, and go on while the fault happens; each sends the
+same request again until it is acknowledged. Then the store (ClickHouse's engine) is asked in SQL:
+
+- **acknowledged**: records of requests that were answered with OK. **stored**: rows. There may be more of them: a request
+  whose answer was lost is stored, and was never acknowledged.
+- **missing**: acknowledged and not stored. **twice**: rows more than records. **gaps**: indexes of a stream that no row
+  has, or more than one.
+- **ok** means that these three are 0, that no record is there that nobody sent, that each lies under the index that its
+  receipt names, that each leaf was computed anew in SQL from the stored columns, and that the ledger's root over those
+  leaves is the one that the collector had sealed. Where part of that can't be, *seen on the way* says so.
+
+"""
+
+OUTRO = """
+The code is in `tests/faults/`. `AUDITSPAN_CRASH_AT=<point>` ends a collector at a named point, also one of yours, on a
+machine where you may lose it: `collector/src/auditspan_collector/crashpoint.py` has the names.
+"""
+
+
+def row(fault: str, verdict: Verdict, note: str) -> dict:
+    """One line of the table, as JSON has it."""
+    return {
+        "fault": fault,
+        "acknowledged": verdict.acknowledged,
+        "stored": verdict.stored,
+        "twice": verdict.twice,
+        "gaps": verdict.gaps,
+        "missing": len(verdict.missing),
+        "verdict": "ok" if verdict.ok else "; ".join(verdict.faults),
+        "seen on the way": note,
+    }
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Lines in columns."""
+    cells = [COLUMNS, *([f"{each[name]}" for name in COLUMNS] for each in rows)]
+    widths = [max(len(line[n]) for line in cells) for n in range(len(COLUMNS))]
+    numbers = {1, 2, 3, 4, 5}
+    return [
+        "  ".join(
+            cell.rjust(width) if n in numbers else cell.ljust(width)
+            for n, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in cells
+    ]
+
+
+def write(folder: Path, rows: list[dict]) -> None:
+    """faults.md into *folder*, and faults.json where AUDITSPAN_FAULTS_JSON names a file."""
+    machine = (
+        f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()} {platform.release().split('-')[0]}, "
+        f"Python {platform.python_version()}"
+    )
+    today = dt.datetime.now(dt.UTC).date().isoformat()
+    lines = [f"Run of {today}: {machine}.", "", f"| {' | '.join(COLUMNS)} |"]
+    lines += [f"|{'|'.join('---:' if n in {1, 2, 3, 4, 5} else '---' for n in range(len(COLUMNS)))}|"]
+    lines += [f"| {' | '.join(str(each[name]) for name in COLUMNS)} |" for each in rows]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "faults.md").write_text(INTRODUCTION + "\n".join(lines) + "\n" + OUTRO)
+    if file := os.environ.get("AUDITSPAN_FAULTS_JSON"):
+        content = {"date": today, "machine": machine, "faults": rows}
+        Path(file).write_text(json.dumps(content, indent=1) + "\n")
