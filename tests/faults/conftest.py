@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,12 @@ def shared_store(tmp_path_factory):
     line.stop()
 
 
-@pytest.fixture
-def make_line(tmp_path):
-    """Make a line: ``make_line(store_port, **settings)``; without a port it has a store of its own."""
+@contextmanager
+def making_lines(parent):
     made = []
 
     def make(store_port=None, **settings):
-        folder = tmp_path / str(len(made))
+        folder = parent / str(len(made))
         folder.mkdir()
         made.append(FaultLine(folder, store_port, **settings))
         return made[-1]
@@ -34,6 +34,20 @@ def make_line(tmp_path):
     yield make
     for line in made:
         line.stop()
+
+
+@pytest.fixture
+def make_line(tmp_path):
+    """Make a line: ``make_line(store_port, **settings)``; without a port it has a store of its own."""
+    with making_lines(tmp_path) as make:
+        yield make
+
+
+@pytest.fixture(scope="module")
+def make_line_once(tmp_path_factory):
+    """Make a line that all tests of a module look at."""
+    with making_lines(tmp_path_factory.mktemp("lines")) as make:
+        yield make
 
 
 @pytest.fixture

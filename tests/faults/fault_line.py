@@ -60,6 +60,7 @@ class FaultLine(WholeLine):
         if store_port is not None:
             self.store_port = store_port
         self.database = f"faults_{next(_databases)}"
+        self.table = "records"
         self.proxy = Proxy(self.store_port)
         self.settings = {**DEFAULTS, **settings}
         self._keeper: threading.Thread | None = None

@@ -5,13 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 from contextlib import contextmanager
-from itertools import pairwise
 
 import pytest
-from auditspan_collector.spool import Config
 from collector.service.child_process import run
 from collector.service.otlp_peer import wait_until
-from faults.fault_line import FaultLine
 from faults.verdict import finish, judge, stored
 
 # Half a megabyte a request: it takes seconds to fill the smallest spool.
@@ -21,7 +18,9 @@ LARGE = {"records": (8, 12), "value_bytes": 50_000}
 def refused(senders, words):
     """Wait until a request is refused with *words*."""
     wait_until(
-        lambda: any(words in each.message for each in senders.refusals), limit_s=60, what=f"a refusal with {words!r}"
+        lambda: any(words in each.message for each in senders.refusals),
+        limit_s=60,
+        what=f"a refusal with {words!r}",
     )
 
 
@@ -36,7 +35,9 @@ def test_a_full_spool_refuses_and_goes_on_by_itself_when_clickhouse_is_back(make
         senders.progress(200)
     assert all(each.retry_after_s for each in senders.refusals)
     verdict = judge(line, senders, finish(line))
-    judged("spool full", verdict, f"{waiting:.0f} records waited; {len(senders.refusals)} requests told to wait")
+    judged(
+        "spool full", verdict, f"{waiting:.0f} records waited; {len(senders.refusals)} requests told to wait"
+    )
 
 
 @contextmanager
@@ -103,7 +104,9 @@ def test_a_disk_that_others_fill_to_the_last_byte(make_line, shared_store, judge
             senders.progress(100)
         verdict = judge(line, senders, finish(line))
     assert "space" in str(full)
-    judged("disk filled by others to the last byte", verdict, f"{len(senders.refusals)} requests told to wait")
+    judged(
+        "disk filled by others to the last byte", verdict, f"{len(senders.refusals)} requests told to wait"
+    )
 
 
 def flip(path, needle):
@@ -145,7 +148,9 @@ def test_a_damaged_value_stops_the_drain_before_it_and_nothing_is_skipped(line, 
         meanwhile.progress(20)  # it goes on taking
     sent = {record for _, _, record, _ in stored(line).rows}
     acknowledged = [record for each in before.acknowledged for record in each.record_ids]
-    assert sent == set(acknowledged[: acknowledged.index(middle.record_ids[0])]), "all before the damage, none after"
+    assert sent == set(acknowledged[: acknowledged.index(middle.record_ids[0])]), (
+        "all before the damage, none after"
+    )
     assert line.end_collector() == 0
     repair()
     line.start_collector()
@@ -171,7 +176,11 @@ def test_a_second_collector_on_the_same_spool_refuses_to_start(make_line, shared
             assert status == 1
             assert f"is in use by process {line.collector.process.pid}" in stderr
             senders.progress(50)
-    judged("two collectors on one spool", judge(line, senders, finish(line)), "the second does not start, and says why")
+    judged(
+        "two collectors on one spool",
+        judge(line, senders, finish(line)),
+        "the second does not start, and says why",
+    )
 
 
 def test_a_lost_spool_starts_a_new_stream(line, judged):
@@ -233,4 +242,8 @@ def test_a_spool_restored_from_an_old_copy_takes_nothing_and_sends_nothing(line,
     second = finish(line)
     verdict = judge(line, [before, since, after], [first, second])
     assert verdict.streams == 2
-    judged("spool restored from an old copy", verdict, "nothing taken or sent until it was moved away; a new stream")
+    judged(
+        "spool restored from an old copy",
+        verdict,
+        "nothing taken or sent until it was moved away; a new stream",
+    )

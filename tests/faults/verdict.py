@@ -75,7 +75,7 @@ class Stored:
 def stored(line: FaultLine) -> Stored:
     """Read it, each leaf computed by the engine from what it stores."""
     found = line.rows(
-        f"SELECT ledger_stream, ledger_index, toString(record_id), hex({leaf_sql()}) FROM {line.database}.records "
+        f"SELECT ledger_stream, ledger_index, toString(record_id), hex({leaf_sql()}) FROM {line.database}.{line.table} "
         "WHERE startsWith(ledger_stream, 'test/faults/') ORDER BY ledger_stream, ledger_index"
     )
     return Stored(
