@@ -34,7 +34,7 @@ test: $(STAMP) ## Run all tests
 
 test-faults: $(STAMP) ## Break the collector, its disk and its ClickHouse in every way there is, and write docs/faults.md
 	@echo "==> Breaking things; about ten minutes on two cores"
-	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long"
+	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
 
 lint: $(STAMP) ## Check format, lint rules, types and the direction of imports
 	@$(BIN)/ruff format --check .

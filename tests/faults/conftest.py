@@ -75,10 +75,11 @@ def judged(record_property):
 
 
 def pytest_terminal_summary(terminalreporter):
+    reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
+    # As the tests stand in their files, whichever process ran them.
     rows = [
         value
-        for reports in (terminalreporter.stats.get("passed", []), terminalreporter.stats.get("failed", []))
-        for each in reports
+        for each in sorted(reports, key=lambda each: each.location[:2])
         for name, value in each.user_properties
         if name == report.PROPERTY and each.when == "call"
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httpx
@@ -15,6 +16,7 @@ from integration.whole_line import WholeLine
 from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from auditspan_collector.ledger.merkle import Frontier
@@ -126,7 +128,7 @@ class FaultLine(WholeLine):
 
     # What it says of itself
 
-    def senders(self, label: str = "orders", count: int = 4, *, pause_s: float = 0.01, **each) -> Senders:
+    def senders(self, label: str = "orders", count: int = 4, *, pause_s: float = 0.02, **each) -> Senders:
         return Senders(label, (self.grpc, self.http), count, pause_s=pause_s, **each)
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -166,6 +168,17 @@ class FaultLine(WholeLine):
 
     def spool(self) -> SpoolState:
         """What the spool of the stopped collector holds."""
+        with self._opened_spool() as spool:
+            return SpoolState(spool.stream, spool._ledger.frontier, spool.released_index)
+
+    def waiting_rows(self) -> bytes:
+        """The rows that the spool of the stopped collector still holds."""
+        with self._opened_spool() as spool:
+            batch = spool.read(1 << 30, 1 << 30)
+            return b"" if batch is None else batch.rows
+
+    @contextmanager
+    def _opened_spool(self) -> Iterator[Spool]:
         config = Config(
             path=str(self.folder / "spool"),
             max_bytes=int(self.settings["spool_mb"]) << 20,
@@ -174,7 +187,7 @@ class FaultLine(WholeLine):
         )
         spool = Spool.open(config, "test", "faults")
         try:
-            return SpoolState(spool.stream, spool._ledger.frontier, spool.released_index)
+            yield spool
         finally:
             spool.close()
 

@@ -46,9 +46,13 @@ def row(fault: str, verdict: Verdict, note: str) -> dict:
         "twice": verdict.twice,
         "gaps": verdict.gaps,
         "missing": len(verdict.missing),
-        "verdict": "ok" if verdict.ok else "; ".join(verdict.faults),
+        "verdict": "; ".join(verdict.faults) or _good(verdict),
         "seen on the way": note,
     }
+
+
+def _good(verdict: Verdict) -> str:
+    return f"{verdict.kept_aside} kept aside" if verdict.kept_aside else "ok"
 
 
 def table(rows: list[dict]) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from collector.service.otlp_peer import wait_until
 from faults.senders import DEADLINE_S
 from faults.verdict import finish, judge
+
+pytestmark = pytest.mark.timeout(600)
 
 LARGE = {"records": (8, 12), "value_bytes": 50_000}
 
@@ -45,6 +48,7 @@ def test_a_load_that_clickhouse_cannot_take_is_pushed_back_to_the_senders(make_l
     )
 
 
+@pytest.mark.long
 def test_a_start_with_a_full_spool_answers_at_once_and_sends_behind(make_line, shared_store, judged):
     line = make_line(shared_store, spool_mb=64, window=10_000)
     line.proxy.mode = "refuse"

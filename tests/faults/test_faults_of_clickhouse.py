@@ -12,8 +12,12 @@ from collector.service.otlp_peer import wait_until
 from faults.proxy import Fault, cut
 from faults.verdict import finish, judge
 
+pytestmark = pytest.mark.timeout(600)
 
-@pytest.mark.parametrize("mode", ["refuse", "500", "hang"])
+
+@pytest.mark.parametrize(
+    "mode", ["500", *(pytest.param(each, marks=pytest.mark.long) for each in ("refuse", "hang"))]
+)
 def test_while_clickhouse_does_not_work_records_are_taken(make_line, shared_store, judged, mode):
     line = make_line(shared_store, insert_timeout_s=1)
     line.start_collector()
@@ -40,7 +44,10 @@ def test_while_clickhouse_does_not_work_records_are_taken(make_line, shared_stor
     judged(what, verdict, "500 records and more taken meanwhile, none refused")
 
 
-@pytest.mark.parametrize("moment", ["arrived", "half", "sent", "answered"])
+@pytest.mark.parametrize(
+    "moment",
+    ["sent", *(pytest.param(each, marks=pytest.mark.long) for each in ("arrived", "half", "answered"))],
+)
 def test_the_connection_is_cut_in_the_middle_of_an_insert(line, judged, moment):
     line.start_collector()
     with line.senders() as senders:
@@ -57,13 +64,10 @@ def test_the_connection_is_cut_in_the_middle_of_an_insert(line, judged, moment):
     judged(f"connection cut in mid-insert, {where}", judge(line, senders, finish(line)), "10 cuts")
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="twice"), pytest.param(12, id="often", marks=pytest.mark.long)]
-)
+@pytest.mark.long
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "stop"])
-@pytest.mark.timeout(300)
-def test_clickhouse_restarts_in_the_middle_of_an_insert(own_line, judged, how, kills):
-    line, rng = own_line, random.Random(kills)
+def test_clickhouse_restarts_in_the_middle_of_an_insert(own_line, judged, how):
+    line, rng, kills = own_line, random.Random(how), 5
     line.start_store()
     line.start_collector()
     with line.senders() as senders:
@@ -107,7 +111,7 @@ def others(line):
     )
 
 
-@pytest.mark.parametrize("part", ["all", "none"])
+@pytest.mark.parametrize("part", ["all", pytest.param("none", marks=pytest.mark.long)])
 def test_clickhouse_is_away_for_longer_than_it_remembers_tokens(make_line, shared_store, judged, part):
     line = make_line(shared_store, token_memory_s=1)
     line.start_collector()
@@ -148,6 +152,7 @@ def test_clickhouse_is_away_for_longer_than_it_remembers_tokens(make_line, share
     )
 
 
+@pytest.mark.long
 def test_a_table_without_a_column_stops_the_drain_and_loses_nothing(line, judged):
     line.start_collector()
     with line.senders() as senders:
@@ -172,6 +177,7 @@ def test_a_table_without_a_column_stops_the_drain_and_loses_nothing(line, judged
     )
 
 
+@pytest.mark.long
 def test_a_table_that_is_gone_stops_the_drain_and_comes_back_with_the_next_start(line, judged):
     line.start_collector()
     with line.senders("before") as before:

@@ -16,6 +16,8 @@ from collector.service.otlp_peer import wait_until
 from faults.proxy import Fault, cut
 from faults.verdict import finish, judge
 
+pytestmark = pytest.mark.timeout(600)
+
 SHIM = Path(__file__).with_name("shifted_clock")
 SOURCE = Path(auditspan_collector.__file__).parent
 HOUR_S = 3600
@@ -51,6 +53,7 @@ def test_the_collector_reads_the_wall_clock_in_one_way_only():
     assert [path for path in files if other.search(path.read_text())] == []
 
 
+@pytest.mark.long
 def test_jumps_under_load(line, judged, clock):
     line.start_collector(**clock.environ)
     with line.senders() as senders:
@@ -65,8 +68,15 @@ def test_jumps_under_load(line, judged, clock):
     judged("clock jumps under load", verdict, "an hour back, 40 days ahead, back, two hours ahead")
 
 
-@pytest.mark.parametrize("shift_s", [-HOUR_S, 24 * HOUR_S], ids=["back", "ahead"])
-@pytest.mark.parametrize("restart", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize(
+    ("shift_s", "restart"),
+    [
+        pytest.param(-HOUR_S, True, id="back, restarted"),
+        pytest.param(-HOUR_S, False, id="back", marks=pytest.mark.long),
+        pytest.param(24 * HOUR_S, True, id="ahead, restarted", marks=pytest.mark.long),
+        pytest.param(24 * HOUR_S, False, id="ahead", marks=pytest.mark.long),
+    ],
+)
 def test_a_jump_while_a_range_is_on_its_way(line, judged, clock, shift_s, restart):
     line.start_collector(**clock.environ)
     with line.senders() as senders:

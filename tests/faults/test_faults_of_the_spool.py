@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import pytest
 from collector.service.child_process import run
 from collector.service.otlp_peer import wait_until
 from faults.verdict import finish, judge, stored
+
+pytestmark = pytest.mark.timeout(600)
 
 # Half a megabyte a request: it takes seconds to fill the smallest spool.
 LARGE = {"records": (8, 12), "value_bytes": 50_000}
@@ -40,73 +44,134 @@ def test_a_full_spool_refuses_and_goes_on_by_itself_when_clickhouse_is_back(make
     )
 
 
+class Tmpfs:
+    """A disk of its own for a folder, whose limit is as hard as that of any disk: ENOSPC."""
+
+    name = "ENOSPC"
+
+    def __init__(self, line, mb):
+        self._folder = line.folder / "spool"
+        self._mount("-t", "tmpfs", "-o", f"size={mb}m,mode=0700", "tmpfs")
+
+    def _mount(self, *arguments):
+        command = ["mount", *arguments, str(self._folder)]
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+
+    def watch(self):
+        """The collector has started: nothing to do, it is the disk that is small."""
+
+    def grow(self, mb):
+        self._mount("-o", f"remount,size={mb}m")
+
+    def fill(self):
+        """Let others take the rest, to the last byte; gives what undoes that."""
+        # lost+found is a name that the spool lets others have in its folder.
+        other = self._folder / "lost+found"
+        with other.open("wb", buffering=0) as file, suppress(OSError):
+            while file.write(b"x" * 4096):
+                pass
+        assert shutil.disk_usage(self._folder).free == 0
+        return other.unlink
+
+    def close(self):
+        subprocess.run(["umount", "--lazy", str(self._folder)], check=True, timeout=30)
+
+
+class FileSizeLimit:
+    """Where mounting is not allowed: the collector may not make its files larger, which fails with EFBIG instead."""
+
+    name = "EFBIG"
+
+    def __init__(self, line, mb):
+        self._line, self._bytes = line, mb << 20
+
+    def watch(self):
+        """The collector has started: from now on the limit holds for it."""
+        pid = self._line.collector.process.pid
+        _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (self._bytes, hard))
+
+    def _set(self, size):
+        self._bytes = size
+        self.watch()
+
+    def grow(self, mb):
+        self._set(mb << 20)
+
+    def fill(self):
+        before = self._bytes
+        self._set((self._line.folder / "spool" / "data.mdb").stat().st_size)
+        return lambda: self._set(before)
+
+    def close(self):
+        """The limit ends with the collector."""
+
+
 @contextmanager
-def small_disk(folder, mb):
-    """*folder* on a disk of its own with so little room; gives what makes the disk larger.
-
-    A tmpfs, whose limit is as hard as that of a disk. It takes the right to mount, which is asked for in a namespace
-    of users and mounts of its own when this process does not have it.
-    """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    options = f"size={mb}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], check=True, timeout=30)
+def small_disk(line, mb, kinds=(Tmpfs, FileSizeLimit)):
+    """The spool of *line* on a disk with so little room, of the first of *kinds* that is allowed."""
+    (line.folder / "spool").mkdir(mode=0o700)
     try:
-        yield lambda size: subprocess.run(
-            ["mount", "-o", f"remount,size={size}m", str(folder)], check=True, timeout=30
-        )
+        disk = kinds[0](line, mb)
+    except (subprocess.CalledProcessError, FileNotFoundError):
+        disk = kinds[1](line, mb)
+    try:
+        yield disk
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, timeout=30)
+        disk.close()
 
 
-@pytest.mark.parametrize("what_helps", ["clickhouse is back", "the disk gets room"])
-def test_a_full_disk_refuses_and_goes_on_by_itself(make_line, shared_store, judged, what_helps):
+@pytest.mark.parametrize(
+    ("kinds", "what_helps"),
+    [
+        pytest.param((Tmpfs, FileSizeLimit), "ClickHouse is back", id="disk"),
+        pytest.param((Tmpfs, FileSizeLimit), "the disk gets room", id="disk grows", marks=pytest.mark.long),
+        pytest.param((FileSizeLimit,), "ClickHouse is back", id="limit", marks=pytest.mark.long),
+    ],
+)
+def test_a_full_disk_refuses_and_goes_on_by_itself(make_line, shared_store, judged, kinds, what_helps):
     line = make_line(shared_store, spool_mb=256, window=10_000)
-    with small_disk(line.folder / "spool", 24) as resize:
+    with small_disk(line, 24, kinds) as disk:
         line.proxy.mode = "refuse"
         line.start_collector()
+        disk.watch()
         with line.senders(**LARGE) as senders:
             refused(senders, "can't be written")
             waiting = line.metric("auditspan_spool_records")
-            if what_helps == "clickhouse is back":
+            if what_helps == "ClickHouse is back":
                 line.proxy.heal()
             else:
-                resize(48)
+                disk.grow(48)
             senders.progress(100)
         assert all(each.retry_after_s for each in senders.refusals)
         verdict = judge(line, senders, finish(line))
     judged(
-        f"disk full (ENOSPC at commit), then {what_helps}",
+        f"disk full ({disk.name} at commit), then {what_helps}",
         verdict,
         f"{waiting:.0f} records waited; {len(senders.refusals)} requests told to wait",
     )
 
 
+@pytest.mark.long
 def test_a_disk_that_others_fill_to_the_last_byte(make_line, shared_store, judged):
     line = make_line(shared_store, spool_mb=256, window=10_000)
-    with small_disk(line.folder / "spool", 24):
+    with small_disk(line, 24) as disk:
         line.start_collector()
+        disk.watch()
         with line.senders(**LARGE) as senders:
             senders.progress(20)
             line.proxy.mode = "refuse"
             senders.progress(20)
-            # lost+found is a name that the spool lets others have in its folder.
-            other = line.folder / "spool" / "lost+found"
-            with other.open("wb", buffering=0) as file:
-                try:
-                    while file.write(b"x" * 4096):
-                        pass
-                except OSError as error:
-                    full = error
+            make_room = disk.fill()
             refused(senders, "can't be written")
+            # ClickHouse is back, and the disk as full as before: what the spool set free is room enough.
             line.proxy.heal()
             senders.progress(100)
-            other.unlink()
+            make_room()
             senders.progress(100)
         verdict = judge(line, senders, finish(line))
-    assert "space" in str(full)
-    judged(
-        "disk filled by others to the last byte", verdict, f"{len(senders.refusals)} requests told to wait"
-    )
+    told = f"{len(senders.refusals)} requests told to wait"
+    judged("disk filled by others to the last byte", verdict, told)
 
 
 def flip(path, needle):
@@ -129,6 +194,7 @@ def flip(path, needle):
     return lambda: write(0)
 
 
+@pytest.mark.long
 def test_a_damaged_value_stops_the_drain_before_it_and_nothing_is_skipped(line, judged):
     line.proxy.mode = "refuse"
     line.write_settings(max_rows=1)  # a range of its own for each commit
@@ -162,6 +228,7 @@ def test_a_damaged_value_stops_the_drain_before_it_and_nothing_is_skipped(line, 
     )
 
 
+@pytest.mark.long
 def test_a_second_collector_on_the_same_spool_refuses_to_start(make_line, shared_store, judged, tmp_path):
     line = make_line(shared_store)
     line.start_collector()
@@ -183,6 +250,7 @@ def test_a_second_collector_on_the_same_spool_refuses_to_start(make_line, shared
     )
 
 
+@pytest.mark.long
 def test_a_lost_spool_starts_a_new_stream(line, judged):
     line.start_collector()
     with line.senders("before") as before:
@@ -198,6 +266,7 @@ def test_a_lost_spool_starts_a_new_stream(line, judged):
     judged("spool lost, all of it sent before", verdict, "a new stream; the old one's root still holds")
 
 
+@pytest.mark.long
 def test_a_spool_that_is_lost_while_it_is_in_use_acknowledges_nothing_more(line, judged):
     line.start_collector()
     with line.senders("before") as before:
@@ -216,6 +285,7 @@ def test_a_spool_that_is_lost_while_it_is_in_use_acknowledges_nothing_more(line,
     judged("spool folder deleted while in use", verdict, "nothing taken until restarted, then a new stream")
 
 
+@pytest.mark.long
 def test_a_spool_restored_from_an_old_copy_takes_nothing_and_sends_nothing(line, judged):
     line.start_collector()
     with line.senders("before") as before:
@@ -246,4 +316,42 @@ def test_a_spool_restored_from_an_old_copy_takes_nothing_and_sends_nothing(line,
         "spool restored from an old copy",
         verdict,
         "nothing taken or sent until it was moved away; a new stream",
+    )
+
+
+@pytest.mark.long
+def test_what_an_old_copy_takes_while_clickhouse_is_away_stays_in_it(line, judged):
+    line.start_collector()
+    with line.senders("before") as before:
+        before.progress(100)
+    finish(line)
+    shutil.copytree(line.folder / "spool", line.folder / "copy")
+    line.start_collector()
+    with line.senders("since") as since:
+        since.progress(100)
+    first = finish(line)
+    shutil.rmtree(line.folder / "spool")
+    (line.folder / "copy").rename(line.folder / "spool")
+    # Only ClickHouse can tell that the copy is old, and it is away.
+    line.proxy.mode = "refuse"
+    line.start_collector()
+    with line.senders("taken") as taken:
+        taken.progress(100)
+        line.proxy.heal()
+        line.collector.wait_for("STOPPED sending to ClickHouse.*keep it, it holds what was accepted since")
+        refused(taken, "the spool is an old copy")
+    line.end_collector()
+    rows = line.waiting_rows()
+    (line.folder / "spool").rename(line.folder / "aside")
+    kept = {record for each in taken.acknowledged for record in each.record_ids if record.encode() in rows}
+    line.start_collector()
+    with line.senders("after") as after:
+        after.progress(100)
+    verdict = judge(line, [before, since, taken, after], [first, finish(line)])
+    assert verdict.missing == kept == {record for each in taken.acknowledged for record in each.record_ids}
+    assert verdict.streams == 2
+    judged(
+        "old copy of a spool, while ClickHouse is away",
+        replace(verdict, missing=frozenset(), kept_aside=len(kept)),
+        "what it took stays in the folder that was moved away, for a person to look at",
     )

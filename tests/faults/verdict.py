@@ -42,6 +42,7 @@ class Verdict:
     wrong_roots: tuple[str, ...] = ()
     left_in_spool: int = 0
     streams: int = 1
+    kept_aside: int = 0  # acknowledged, not stored, and whole in a spool that was moved away
 
     @property
     def faults(self) -> list[str]:
