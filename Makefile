@@ -32,7 +32,7 @@ test: $(STAMP) ## Run all tests
 	@echo "==> Running the tests, a file at a time on each core; about seven minutes on two cores"
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-faults: $(STAMP) ## Break the collector, its disk and its ClickHouse in every way there is, and write docs/faults.md
+test-faults: $(STAMP) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
 	@echo "==> Breaking things; about ten minutes on two cores"
 	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
 
