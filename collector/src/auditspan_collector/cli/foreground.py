@@ -6,10 +6,13 @@ import os
 import resource
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from types import FrameType
+
+
+_LOOK_S: Final = 0.5
 
 
 class StopSignal:
@@ -31,7 +34,13 @@ class StopSignal:
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Whether a stop was asked for, within *timeout_s* when given."""
-        return self._asked.wait(timeout_s)
+        if timeout_s is not None:
+            return self._asked.wait(timeout_s)
+        # The kernel may hand a signal to any thread, a library's own too, and that does not wake this one: without a
+        # look now and then the handler, which runs here alone, would not be called before the next signal.
+        while not self._asked.wait(_LOOK_S):
+            pass
+        return True
 
     def ask(self) -> None:
         """Stop as if the first signal had come; from any thread."""
