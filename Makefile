@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+COMPILED := $(VENV)/.compiled
+HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/transcode,.py .pxd)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults lint format proto clean
@@ -12,7 +14,7 @@ STAMP := $(VENV)/.installed
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
 
-setup: $(STAMP) ## Create .venv with the three packages and everything for development
+setup: $(COMPILED) ## Create .venv with the three packages and everything for development
 
 $(STAMP): constraints.txt pyproject.toml proto/pyproject.toml instrumentation/pyproject.toml collector/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Auditspan needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 ..." % sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
@@ -22,21 +24,27 @@ $(STAMP): constraints.txt pyproject.toml proto/pyproject.toml instrumentation/py
 	@echo "==> Installing Auditspan, ClickHouse's embedded engine (about 500 MB) and the development tools; a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 		--editable proto --editable instrumentation --editable 'collector[embedded]' --group dev
-	@touch $@
+	@touch $@ $(COMPILED)
 	@echo "==> Ready"
 
-demo: $(STAMP) ## Run the whole line on this machine: a small shop, its audit trail, and questions to it (KEEP=1 leaves it running)
+# The installation compiles the hot path; this does it again when only that has changed.
+$(COMPILED): $(STAMP) $(HOT_PATH)
+	@echo "==> Compiling the hot path"
+	@cd collector && ../$(BIN)/python setup.py --quiet build_ext --inplace
+	@touch $@
+
+demo: $(COMPILED) ## Run the whole line on this machine: a small shop, its audit trail, and questions to it (KEEP=1 leaves it running)
 	@KEEP=$(KEEP) $(BIN)/python examples/shop/demo.py
 
-test: $(STAMP) ## Run all tests
+test: $(COMPILED) ## Run all tests
 	@echo "==> Running the tests, a file at a time on each core; about seven minutes on two cores"
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
-test-faults: $(STAMP) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
+test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
 	@echo "==> Breaking things; about ten minutes on two cores"
 	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
 
-lint: $(STAMP) ## Check format, lint rules, types and the direction of imports
+lint: $(COMPILED) ## Check format, lint rules, types and the direction of imports
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy

@@ -27,8 +27,8 @@ from auditspan_collector.metrics import Metrics, MetricsServer
 from auditspan_collector.migrations import migrate
 from auditspan_collector.pipeline.control import Control
 from auditspan_collector.pipeline.drain import Drain
+from auditspan_collector.pipeline.encode import encoder
 from auditspan_collector.pipeline.intake import Intake
-from auditspan_collector.pipeline.readable import encode
 from auditspan_collector.pipeline.takeover import Takeover
 from auditspan_collector.receiver.config import Address
 from auditspan_collector.receiver.grpc import GrpcReceiver
@@ -110,7 +110,7 @@ class Service:
             metrics.watch(spool, drain, folder=folder, capacity_bytes=own.capacity_bytes)
             intake = Intake(
                 spool,
-                partial(encode, limits=config.limits),
+                encoder(config.limits),
                 config=config.intake,
                 metrics=self._health.watching(metrics),
             )

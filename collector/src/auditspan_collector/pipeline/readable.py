@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from auditspan_collector.processor.enrich import Limits
     from auditspan_collector.record import OtlpRequest
 
-_PROBLEMS_NAMED = 5
+PROBLEMS_NAMED = 5
 
 
 def encode(request: OtlpRequest, limits: Limits) -> Selection:
@@ -58,5 +58,5 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
         tagged=len(chosen.tagged),
         copies=chosen.copies,
         invalid=len(problems),
-        problems=tuple(problems[:_PROBLEMS_NAMED]),
+        problems=tuple(problems[:PROBLEMS_NAMED]),
     )

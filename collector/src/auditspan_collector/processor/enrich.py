@@ -102,16 +102,16 @@ _UUID: Final = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a
 _SPAN_ID_HEX: Final = re.compile("[0-9a-f]{16}", re.IGNORECASE)
 
 # The OpenTelemetry Collector's ClickHouse exporter spells them so.
-_KINDS: Final = ("Unspecified", "Internal", "Server", "Client", "Producer", "Consumer")
-_STATUS_CODES: Final = ("Unset", "Ok", "Error")
+KINDS: Final = ("Unspecified", "Internal", "Server", "Client", "Producer", "Consumer")
+STATUS_CODES: Final = ("Unset", "Ok", "Error")
 _SERVER, _CONSUMER = 2, 5
 _OK, _ERROR = 1, 2
 
-_PEER_ATTRIBUTES: Final = frozenset({"network.peer.address", "net.sock.peer.addr", "net.peer.ip"})
-_HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
-_GRPC_STATUS: Final = ("rpc.grpc.status_code", "rpc.response.status_code")
-_GRPC_DENIED: Final = frozenset({"7", "16", "PERMISSION_DENIED", "UNAUTHENTICATED"})
-_GRPC_OK: Final = frozenset({"0", "OK"})
+PEER_ATTRIBUTES: Final = frozenset({"network.peer.address", "net.sock.peer.addr", "net.peer.ip"})
+HTTP_STATUS: Final = ("http.response.status_code", "http.status_code")
+GRPC_STATUS: Final = ("rpc.grpc.status_code", "rpc.response.status_code")
+GRPC_DENIED: Final = frozenset({"7", "16", "PERMISSION_DENIED", "UNAUTHENTICATED"})
+GRPC_OK: Final = frozenset({"0", "OK"})
 
 
 def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: Limits) -> AuditRecord:
@@ -141,8 +141,8 @@ def enrich(decoded: DecodedSpan, sender: Sender, received_unix_ns: int, limits: 
         span_id=span.span_id,
         parent_span_id=span.parent_span_id or _ZERO_SPAN_ID,
         **texts,
-        span_kind=_name_of(_KINDS, span.kind),
-        status_code=_name_of(_STATUS_CODES, span.status.code),
+        span_kind=_name_of(KINDS, span.kind),
+        status_code=_name_of(STATUS_CODES, span.status.code),
         service_name=resource_attributes.first().get(_SERVICE_NAME, ""),
         tenant=sender.tenant,
         **who_did_what,
@@ -224,16 +224,16 @@ def _who_did_what(
 
 def _outcome(span: Span, said: dict[str, str]) -> str:
     """The outcome when nobody named it. A refusal is known by its code only; a span's status can't tell it."""
-    http = next((said[name] for name in _HTTP_STATUS if name in said), "")
-    grpc = next((said[name] for name in _GRPC_STATUS if name in said), "")
-    if http in {"401", "403"} or grpc in _GRPC_DENIED:
+    http = next((said[name] for name in HTTP_STATUS if name in said), "")
+    grpc = next((said[name] for name in GRPC_STATUS if name in said), "")
+    if http in {"401", "403"} or grpc in GRPC_DENIED:
         return names.DENIED
     if span.status.code == _ERROR:
         return names.FAILURE
     if http.isdecimal() and len(http) == 3:
         return names.FAILURE if http >= "400" else names.SUCCESS
     if grpc:
-        return names.SUCCESS if grpc in _GRPC_OK else names.FAILURE
+        return names.SUCCESS if grpc in GRPC_OK else names.FAILURE
     return names.SUCCESS if span.status.code == _OK else names.UNKNOWN
 
 
@@ -241,7 +241,7 @@ def _client_address(span: Span, said: dict[str, str]) -> str:
     """Who called. The peer of a span that calls others is the server that it called, not its client."""
     called = span.kind in {_SERVER, _CONSUMER}
     for name in FILLED_FROM["client_address"]:
-        if said.get(name) and (called or name not in _PEER_ATTRIBUTES):
+        if said.get(name) and (called or name not in PEER_ATTRIBUTES):
             return said[name]
     return ""
 

@@ -240,7 +240,11 @@ def encode_leaf(record: AuditRecord, sender: str = "") -> Leaf:
     for group, field_of, encode in _NESTED_ENCODERS:
         elements = getattr(record, group)
         parts.append(encode([field_of(element) for element in elements]) if elements else b"\x00")
-    content = b"".join(parts)
+    return leaf_of(b"".join(parts))
+
+
+def leaf_of(content: bytes) -> Leaf:
+    """The leaf with *content*, RowBinary of the leaf columns."""
     identity = content[: _RECEIVED_TIME.start] + content[_RECEIVED_TIME.stop :]
     key, number = record.record_id, 0
     if record.sequence_stream and record.sequence_number:

@@ -1,0 +1,135 @@
+"""From a request to its leaves: the compiled way where there is one, the readable way for all else.
+
+Both give the same (tests compare them); which one a request takes shows in nothing but time. The compiled way takes
+OTLP/protobuf, and leaves to the readable path single spans that it does not know to encode, and whole requests that
+are malformed or refused, whose error the readable path names.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from auditspan_collector.errors import AuditspanError
+from auditspan_collector.pipeline import readable
+from auditspan_collector.pipeline.heads import Heads
+from auditspan_collector.processor import enrich
+from auditspan_collector.processor.select import check_service
+from auditspan_collector.record import Selection
+from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, leaf_of
+from auditspan_collector.transcode import COMPILED, Plan, Transcoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from auditspan_collector.processor.enrich import Limits
+    from auditspan_collector.record import Leaf, OtlpRequest
+    from auditspan_collector.transcode import Transcoded
+
+_IDLE: Final = 8  # transcoders kept; a walk holds the GIL, so that few are in use at once
+
+
+def encoder(limits: Limits) -> Callable[[OtlpRequest], Selection]:
+    """What turns a request into its leaves under *limits*; to be called from any thread. Raises as `readable.encode`.
+
+    Interpreted, the walk takes longer than the readable path, so it is used only where it is compiled.
+    """
+    if COMPILED:
+        return Encoder(limits)
+    return lambda request: readable.encode(request, limits)
+
+
+def plan_of(limits: Limits, heads: Heads) -> Plan:
+    """What the walk has to know, from the schema and the processors' own tables."""
+    return Plan(
+        leaf_version=LEAF_VERSION,
+        filled_from=FILLED_FROM,
+        peer_attributes=enrich.PEER_ATTRIBUTES,
+        http_status=enrich.HTTP_STATUS,
+        grpc_status=enrich.GRPC_STATUS,
+        grpc_denied=enrich.GRPC_DENIED,
+        grpc_ok=enrich.GRPC_OK,
+        kinds=enrich.KINDS,
+        status_codes=enrich.STATUS_CODES,
+        attributes_per_span=limits.attributes_per_span,
+        value_bytes=limits.value_bytes,
+        request_bytes=limits.request_bytes,
+        heads=heads,
+    )
+
+
+class Encoder:
+    """The compiled way, with the readable one behind it. Thread-safe."""
+
+    def __init__(self, limits: Limits, walk: Callable[[Plan], Transcoder] = Transcoder) -> None:
+        self._limits = limits
+        self._walk = walk
+        self._plan = plan_of(limits, Heads(limits))
+        self._idle: deque[Transcoder] = deque(maxlen=_IDLE)
+
+    def __call__(self, request: OtlpRequest) -> Selection:
+        """The leaves of *request*. Raises as `readable.encode`."""
+        if request.encoding == "protobuf":
+            try:
+                selection = self._select(request)
+            except AuditspanError:
+                selection = None  # said again by the readable path, which judges in the order of the spans
+            if selection is not None:
+                return selection
+        return readable.encode(request, self._limits)
+
+    def transcoder(self) -> Transcoder:
+        """One that nobody uses; a new one if need be."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._walk(self._plan)
+
+    def _select(self, request: OtlpRequest) -> Selection | None:
+        transcoder = self.transcoder()
+        sender = request.sender
+        found = transcoder.run(
+            request.body,
+            sender.tenant,
+            request.received_unix_ns // 1_000_000,
+            instrumented=sender.instrumented,
+        )
+        self._idle.append(transcoder)
+        if found is None:
+            return None
+        for service in found.services:
+            check_service(sender, service)
+        if found.odd:
+            return self._with_odd(found, request)
+        return Selection(
+            leaves=tuple([leaf_of(content) for content in found.leaves]),
+            spans=found.spans,
+            tagged=found.tagged,
+            copies=found.copies,
+        )
+
+    def _with_odd(self, found: Transcoded, request: OtlpRequest) -> Selection | None:
+        """The selection when some spans go the readable way, each as a request of its own."""
+        odd = set(found.odd)
+        leaves: list[Leaf] = []
+        problems: list[str] = []
+        tagged, copies, invalid = found.tagged, found.copies, 0
+        for index, content in enumerate(found.leaves):
+            if index not in odd:
+                leaves.append(leaf_of(content))
+                continue
+            alone = readable.encode(replace(request, body=content), self._limits)
+            leaves += alone.leaves
+            problems += alone.problems
+            tagged, copies, invalid = tagged + alone.tagged, copies + alone.copies, invalid + alone.invalid
+        if sum(len(leaf.content) for leaf in leaves) > self._limits.request_bytes:
+            return None
+        return Selection(
+            leaves=tuple(leaves),
+            spans=found.spans,
+            tagged=tagged,
+            copies=copies,
+            invalid=invalid,
+            problems=tuple(problems[: readable.PROBLEMS_NAMED]),
+        )
