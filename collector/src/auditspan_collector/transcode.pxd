@@ -66,7 +66,6 @@ cdef class Transcoder:
     cdef Bytes p
     cdef Py_ssize_t size, spans, tagged, copies, bytes
     cdef bint instrumented
-    cdef Number received
     cdef list leaves, odd, services
     cdef object resource, scope
     cdef bint resource_known, scope_known, resource_counted
@@ -128,6 +127,7 @@ cdef class Transcoder:
     @cython.locals(begin=Py_ssize_t, width=Py_ssize_t, number=Number, i=Py_ssize_t)
     cdef Py_ssize_t _field(self, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t place, Py_ssize_t shape) noexcept
     cdef Py_ssize_t _child(self, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t place) noexcept
+    @cython.locals(kind=Py_ssize_t, code=Py_ssize_t)
     cdef bint _odd_values(self) noexcept
     @cython.locals(bits=cython.uint, i=Py_ssize_t)
     cdef bint _is_zero(self, Py_ssize_t begin, Py_ssize_t count) noexcept
@@ -167,8 +167,11 @@ cdef class Transcoder:
     cdef Py_ssize_t _roles(self) except -4
     @cython.locals(begin=Py_ssize_t, count=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t _role_list(self, Py_ssize_t pos, Py_ssize_t end) except -4
-    @cython.locals(made=bytes, begin=bytes, ids=bytes, digest=bytearray, i=Py_ssize_t)
     cdef int _record_id(self, Py_ssize_t index) except -1
+    @cython.locals(begin=bytes, ids=bytes, digest=bytes, i=Py_ssize_t, byte=Py_ssize_t)
+    cdef int _derive_record_id(self) except -1
+    @cython.locals(count=Py_ssize_t, high=Py_ssize_t, i=Py_ssize_t, byte=Py_ssize_t, digit=Py_ssize_t)
+    cdef bint _uuid(self, Py_ssize_t place) noexcept
     @cython.locals(place=Py_ssize_t, bits=Py_ssize_t, i=Py_ssize_t)
     cdef int _span_id(self, Py_ssize_t index) except -1
     @cython.locals(number=Number, i=Py_ssize_t, digit=Py_ssize_t)
@@ -197,5 +200,4 @@ cdef Py_ssize_t _find_word(
     Bytes words, Py_ssize_t end, Bytes p, Py_ssize_t begin, Py_ssize_t size, bint fold
 ) noexcept
 cdef Py_ssize_t _nibble(Py_ssize_t byte) noexcept
-@cython.locals(made=bytearray, count=Py_ssize_t, i=Py_ssize_t, byte=Py_ssize_t, digit=Py_ssize_t)
-cdef bytes _uuid(Bytes text, Py_ssize_t begin)
+cdef Py_ssize_t _uuid_place(Py_ssize_t i) noexcept

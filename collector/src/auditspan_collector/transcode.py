@@ -141,8 +141,8 @@ class Plan(NamedTuple):
 class Transcoded(NamedTuple):
     """What a request comes to.
 
-    *leaves* are the contents of leaves in the order of their spans, but for those at the indexes *odd*: each is a
-    request with one span, for the readable path. *services* names the services of the others.
+    *leaves* are the columns of leaves without the last one, received_time, in the order of their spans. But those at
+    the indexes *odd* are requests with one span each, for the readable path. *services* names the services of the others.
     """
 
     leaves: list[bytes]
@@ -337,16 +337,13 @@ class Transcoder:
         self.services: list[str] = []
         self.spans = self.tagged = self.copies = self.bytes = 0
 
-    def run(
-        self, body: bytes, tenant: str, received_unix_ms: int, *, instrumented: bool
-    ) -> Transcoded | None:
+    def run(self, body: bytes, tenant: str, *, instrumented: bool) -> Transcoded | None:
         """What the request *body* comes to; None when it is for the readable path. Raises what *heads* raises."""
         self._forget()
         self.body, self.p = body, body
         self.size = len(body)
         self.tenant = tenant.encode()
         self.instrumented = instrumented
-        self.received = received_unix_ms
         try:
             if self._group(0, self.size, 0) < 0:
                 return None
@@ -475,7 +472,7 @@ class Transcoder:
                 self.resource_counted = 1
                 self.services.append(self.service)
         self.leaves.append(content)
-        self.bytes += len(content)
+        self.bytes += len(content) + 8  # and received_time
         return 0 if self.bytes <= self.request_bytes else _GIVE_UP
 
     def _scan(self, pos: int, end: int) -> int:
@@ -803,11 +800,13 @@ class Transcoder:
             return 1
         if self.value[7] >> 63 or self.value[8] < self.value[7]:
             return 1
-        if self.value[6] >= len(self.kinds):
+        kind = self.value[6]
+        if kind >= len(self.kinds):
             return 1
         if self._fields(self.at[15], self.to[15], _STATUS, 3) < 0:
             return 1
-        return self.value[_STATUS + 3] >= len(self.status_codes)
+        code = self.value[_STATUS + 3]
+        return code >= len(self.status_codes)
 
     def _is_zero(self, begin: int, count: int) -> int:
         bits = 0
@@ -933,7 +932,6 @@ class Transcoder:
         """Append the columns up to record_id."""
         self.out.byte(self.leaf_version)
         self.out.fixed64(self.value[7])
-        self.out.fixed64(self.received)
         self.out.fixed64(self.value[8] - self.value[7])
         self.out.put(self.p, self.at[1], 16)
         self.out.put(self.p, self.at[2], 8)
@@ -1134,21 +1132,40 @@ class Transcoder:
 
     def _record_id(self, index: int) -> None:
         """Append the sender's UUID, or one that every copy of the same span gets (RFC 9562, section 5.8)."""
-        made = b""
-        if index >= 0 and self.text_size[index] == 36:
-            made = _uuid(self.texts.data, self.text_at[index])
-        if not made:
-            begin = b"auditspan record id\x00" + self.tenant + b"\x00"
-            ids = self.body[self.at[1] : self.at[1] + 16] + self.body[self.at[2] : self.at[2] + 8]
-            digest = bytearray(hashlib.sha256(begin + ids).digest()[:16])
-            digest[6] = digest[6] & 0x0F | 0x80  # version 8
-            digest[8] = digest[8] & 0x3F | 0x80  # variant 10
-            made = bytes(digest)
-        # Two UInt64, the high one first, each little endian.
-        for i in range(7, -1, -1):
-            self.out.byte(made[i])
-        for i in range(15, 7, -1):
-            self.out.byte(made[i])
+        self.out.zeroes(16)
+        if index < 0 or self.text_size[index] != 36 or not self._uuid(self.text_at[index]):
+            self._derive_record_id()
+
+    def _derive_record_id(self) -> None:
+        begin = b"auditspan record id\x00" + self.tenant + b"\x00"
+        ids = self.body[self.at[1] : self.at[1] + 16] + self.body[self.at[2] : self.at[2] + 8]
+        digest = hashlib.sha256(begin + ids).digest()
+        for i in range(16):
+            byte = digest[i]
+            if i == 6:
+                byte = byte & 0x0F | 0x80  # version 8
+            elif i == 8:
+                byte = byte & 0x3F | 0x80  # variant 10
+            self.out.p[self.out.size - 16 + _uuid_place(i)] = byte
+
+    def _uuid(self, place: int) -> int:
+        """Fill the 16 bytes just appended from 36 characters of self.texts; 0 when they are no UUID."""
+        count = 0
+        high = 255
+        for i in range(36):
+            byte = self.texts.p[place + i]
+            if i == 8 or i == 13 or i == 18 or i == 23:  # noqa: PLR1714 - compiled to four comparisons
+                if byte != 45:
+                    return 0
+                continue
+            digit = _nibble(byte)
+            if digit > 15:
+                return 0
+            if count & 1:
+                self.out.p[self.out.size - 16 + _uuid_place(count >> 1)] = high << 4 | digit
+            high = digit
+            count += 1
+        return 1
 
     def _span_id(self, index: int) -> None:
         """Append a span id that came as 16 hex digits, zeroes for anything else."""
@@ -1314,22 +1331,9 @@ def _nibble(byte: int) -> int:
     return 255
 
 
-def _uuid(text: _Bytes, begin: int) -> bytes:
-    """The bytes of a UUID in its usual form of 36 characters; empty when it is not one."""
-    made = bytearray(16)
-    count = 0
-    for i in range(36):
-        byte = text[begin + i]
-        if i in (8, 13, 18, 23):
-            if byte != 45:
-                return b""
-            continue
-        digit = _nibble(byte)
-        if digit > 15:
-            return b""
-        made[count >> 1] = made[count >> 1] << 4 | digit
-        count += 1
-    return bytes(made)
+def _uuid_place(i: int) -> int:
+    """Where byte *i* of a UUID stands in RowBinary: two UInt64, the high one first, each little endian."""
+    return 7 - i if i < 8 else 23 - i
 
 
 def _double_text(body: bytes, begin: int) -> bytes:

@@ -77,6 +77,4 @@ def verdict(encode, request: OtlpRequest) -> object:
 def taken(body: bytes, module: ModuleType, sender: Sender = INSTRUMENTED, limits: Limits = LIMITS[0]):
     """What the hot path itself makes of a request, before the readable one helps; None when it gives it up."""
     encoder = Encoder(limits, module.Transcoder)
-    return encoder.transcoder().run(
-        body, sender.tenant, RECEIVED_UNIX_NS // 1_000_000, instrumented=sender.instrumented
-    )
+    return encoder.transcoder().run(body, sender.tenant, instrumented=sender.instrumented)

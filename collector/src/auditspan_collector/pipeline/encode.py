@@ -17,7 +17,7 @@ from auditspan_collector.pipeline.heads import Heads
 from auditspan_collector.processor import enrich
 from auditspan_collector.processor.select import check_service
 from auditspan_collector.record import Selection
-from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, leaf_of
+from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, leaf_of, received_column
 from auditspan_collector.transcode import COMPILED, Plan, Transcoder
 
 if TYPE_CHECKING:
@@ -89,27 +89,23 @@ class Encoder:
     def _select(self, request: OtlpRequest) -> Selection | None:
         transcoder = self.transcoder()
         sender = request.sender
-        found = transcoder.run(
-            request.body,
-            sender.tenant,
-            request.received_unix_ns // 1_000_000,
-            instrumented=sender.instrumented,
-        )
+        found = transcoder.run(request.body, sender.tenant, instrumented=sender.instrumented)
         self._idle.append(transcoder)
         if found is None:
             return None
         for service in found.services:
             check_service(sender, service)
+        received = received_column(request.received_unix_ns // 1_000_000)
         if found.odd:
-            return self._with_odd(found, request)
+            return self._with_odd(found, request, received)
         return Selection(
-            leaves=tuple([leaf_of(content) for content in found.leaves]),
+            leaves=tuple([leaf_of(columns, received) for columns in found.leaves]),
             spans=found.spans,
             tagged=found.tagged,
             copies=found.copies,
         )
 
-    def _with_odd(self, found: Transcoded, request: OtlpRequest) -> Selection | None:
+    def _with_odd(self, found: Transcoded, request: OtlpRequest, received: bytes) -> Selection | None:
         """The selection when some spans go the readable way, each as a request of its own."""
         odd = set(found.odd)
         leaves: list[Leaf] = []
@@ -117,7 +113,7 @@ class Encoder:
         tagged, copies, invalid = found.tagged, found.copies, 0
         for index, content in enumerate(found.leaves):
             if index not in odd:
-                leaves.append(leaf_of(content))
+                leaves.append(leaf_of(content, received))
                 continue
             alone = readable.encode(replace(request, body=content), self._limits)
             leaves += alone.leaves

@@ -46,7 +46,11 @@ def _expression(column: Column) -> str:
 # What `read_row` takes, for a query on records. No expression has an alias: one named like a column would stand for
 # it in WHERE.
 SELECT: Final = ", ".join(
-    [*(column.name for column in SEAL_COLUMNS), *(_expression(column) for column in LEAF_COLUMNS)]
+    [
+        *(column.name for column in SEAL_COLUMNS),
+        *(_expression(column) for column in _FLAT),
+        *(_expression(column) for _, columns in _GROUPS.values() for column in columns),
+    ]
 )
 
 

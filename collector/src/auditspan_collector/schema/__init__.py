@@ -76,7 +76,6 @@ LEAF_COLUMNS: Final = (
     Column(
         "start_time", rb.NANOSECONDS, "when the action began, by the service's clock", "start_time_unix_ns"
     ),
-    Column("received_time", rb.MILLISECONDS, "when the collector took it", "received_time_unix_ms"),
     Column("duration_ns", rb.UINT64, "how long it took, nanoseconds"),
     Column("trace_id", rb.TRACE_ID, "16 bytes; trace_id_hex is the text"),
     Column("span_id", rb.SPAN_ID, "8 bytes; span_id_hex is the text"),
@@ -211,6 +210,8 @@ LEAF_COLUMNS: Final = (
     Column("links.attributes", rb.array(rb.TEXTS), "the link's attributes"),
     Column("links.attribute_types", rb.array(rb.TYPES), "and their types"),
     Column("links.dropped_attributes_count", rb.array(rb.UINT32), "how many it dropped"),
+    # The last one, so that what stands before it is the record whenever it comes, and is hashed once (leaf_of).
+    Column("received_time", rb.MILLISECONDS, "when the collector took it", "received_time_unix_ms"),
 )
 
 COLUMNS: Final = SEAL_COLUMNS + LEAF_COLUMNS
@@ -220,12 +221,10 @@ INSERT_COLUMNS: Final = tuple(column.name for column in COLUMNS)
 
 FILLED_FROM: Final = {column.name: column.filled_from for column in LEAF_COLUMNS if column.filled_from}
 
-# The identity of a record leaves out when it was received: leaf_version and start_time come before it.
-_RECEIVED_TIME: Final = slice(9, 17)
-
-_FLAT = tuple(column for column in LEAF_COLUMNS if "." not in column.field)
+_RECEIVED = LEAF_COLUMNS[-1]
+_FLAT = tuple(column for column in LEAF_COLUMNS[:-1] if "." not in column.field)
 _NESTED = tuple(column for column in LEAF_COLUMNS if "." in column.field)
-assert LEAF_COLUMNS == _FLAT + _NESTED  # noqa: S101 - encode_leaf writes them in this order
+assert (*_FLAT, *_NESTED, _RECEIVED) == LEAF_COLUMNS  # noqa: S101 - encode_leaf writes them in this order
 _flat_values = attrgetter(*[column.field for column in _FLAT])
 _FLAT_ENCODERS = tuple(column.type.encode for column in _FLAT)
 _NESTED_ENCODERS = tuple(
@@ -240,23 +239,28 @@ def encode_leaf(record: AuditRecord, sender: str = "") -> Leaf:
     for group, field_of, encode in _NESTED_ENCODERS:
         elements = getattr(record, group)
         parts.append(encode([field_of(element) for element in elements]) if elements else b"\x00")
-    return leaf_of(b"".join(parts))
-
-
-def leaf_of(content: bytes) -> Leaf:
-    """The leaf with *content*, RowBinary of the leaf columns."""
-    identity = content[: _RECEIVED_TIME.start] + content[_RECEIVED_TIME.stop :]
     key, number = record.record_id, 0
     if record.sequence_stream and record.sequence_number:
         key = sequence_key(sender, record.service_name.encode(), record.sequence_stream.encode())
         number = record.sequence_number
-    return Leaf(
-        content=content,
-        hash=hashlib.sha256(b"\x00" + content).digest(),
-        identity=hashlib.sha256(identity).digest()[:16],
-        key=key,
-        number=number,
-    )
+    return leaf_of(b"".join(parts), received_column(record.received_time_unix_ms), key, number)
+
+
+def received_column(unix_ms: int) -> bytes:
+    """The last leaf column, received_time."""
+    return _RECEIVED.type.encode(unix_ms)
+
+
+def leaf_of(columns: bytes, received: bytes, key: bytes, number: int) -> Leaf:
+    """The leaf of a record: RowBinary of its leaf columns but for the last one, and of that (received_column).
+
+    *key* and *number* as in Leaf. One pass over the bytes gives both hashes: the identity is taken before the time is
+    added.
+    """
+    digest = hashlib.sha256(b"\x00" + columns)
+    identity = digest.digest()[:16]
+    digest.update(received)
+    return Leaf(columns + received, digest.digest(), identity, key, number)
 
 
 def seal_row(stream: str, index: int, leaf: Leaf) -> bytes:
@@ -264,10 +268,9 @@ def seal_row(stream: str, index: int, leaf: Leaf) -> bytes:
     return rb.string(stream) + struct.pack("<Q", index) + leaf.content
 
 
-def received_unix_ms(stream: str, rows: bytes) -> int:
-    """When the first of *rows*, sealed rows of *stream*, was received."""
-    start = len(rb.string(stream)) + 8 + _RECEIVED_TIME.start
-    return int(struct.unpack_from("<q", rows, start)[0])
+def received_unix_ms(row: bytes) -> int:
+    """When the record of *row*, a sealed one, was received."""
+    return int.from_bytes(row[-8:], "little", signed=True)
 
 
 def leaf_sql() -> str:

@@ -375,7 +375,7 @@ class Spool:
                 Waiting(
                     IndexRange(batch.first_index, batch.last_index),
                     len(batch.rows),
-                    received_unix_ms(batch.stream, batch.rows),
+                    received_unix_ms(batch.rows[: batch.row_bytes[0]]),
                 )
                 for batch in islice(self._batches(txn, first), most)
             )
