@@ -20,7 +20,7 @@ cdef Py_ssize_t _ACTOR_AUTH_METHOD, _ACTOR_DELEGATE, _REASON, _ACTION, _OUTCOME,
 cdef Py_ssize_t _CLIENT_ADDRESS, _SEQUENCE_STREAM, _SEQUENCE_NUMBER, _HTTP_STATUS, _GRPC_STATUS, _GROUPS
 cdef Py_ssize_t _SPAN, _EVENT, _LINK, _STATUS
 cdef Py_ssize_t _STRING, _BOOL, _INT, _DOUBLE, _ARRAY, _EMPTY
-cdef Py_ssize_t _MAX_ATTRIBUTES, _MAX_CHILDREN, _BUCKETS
+cdef Py_ssize_t _MAX_ATTRIBUTES, _MAX_CHILDREN, _BUCKETS, _PLACES
 cdef tuple _TYPE_NAMES
 
 
@@ -55,7 +55,8 @@ cdef class Transcoder:
     cdef Py_ssize_t leaf_version, attributes_per_span, value_bytes, request_bytes
     cdef list kinds, status_codes
     cdef bytes shapes, names
-    cdef Bytes shapes_p, names_p
+    cdef bytes nibbles
+    cdef Bytes shapes_p, names_p, nibble
     cdef Number ones
     cdef Py_ssize_t slots
     cdef Py_ssize_t[::1] name_begin, name_end, next_name, bucket, is_peer, fill, fill_begin
@@ -84,7 +85,7 @@ cdef class Transcoder:
     cdef Py_ssize_t[::1] key_begin, key_end, value_begin, value_end, text_at, text_size, kind
     cdef Py_ssize_t[::1] event_begin, event_end, link_begin, link_end
     cdef Py_ssize_t[::1] name_at, name_size, trace_at, span_at, dropped, flags
-    cdef Py_ssize_t[::1] next_alike, bucket_of
+    cdef Py_ssize_t[::1] next_alike, last_alike
 
     @cython.locals(value=Number, byte=Number, shift=Py_ssize_t)
     cdef Py_ssize_t _varint(self, Py_ssize_t pos, Py_ssize_t end) noexcept
@@ -189,7 +190,7 @@ cdef void _copy(
     auditspan_target to, Py_ssize_t at, auditspan_source source, Py_ssize_t begin, Py_ssize_t count
 ) noexcept
 cdef Py_ssize_t _bucket_of(Bytes p, Py_ssize_t begin, Py_ssize_t end) noexcept
-@cython.locals(i=Py_ssize_t)
+@cython.locals(i=Py_ssize_t, bits=cython.uint)
 cdef bint _same(
     Bytes p, Py_ssize_t begin, Py_ssize_t size, Bytes q, Py_ssize_t low, Py_ssize_t high
 ) noexcept
@@ -199,5 +200,4 @@ cdef bint _is_ascii(Bytes p, Py_ssize_t begin, Py_ssize_t size) noexcept
 cdef Py_ssize_t _find_word(
     Bytes words, Py_ssize_t end, Bytes p, Py_ssize_t begin, Py_ssize_t size, bint fold
 ) noexcept
-cdef Py_ssize_t _nibble(Py_ssize_t byte) noexcept
 cdef Py_ssize_t _uuid_place(Py_ssize_t i) noexcept

@@ -97,6 +97,12 @@ _TYPE_NAMES: Final = (b"\x06string", b"\x04bool", b"\x03int", b"\x06double", b"\
 _MAX_ATTRIBUTES: Final = 1024  # of a span and all in it
 _MAX_CHILDREN: Final = 128  # events and links of a span
 _BUCKETS: Final = 256
+_PLACES: Final = 64
+
+# The value of each hex digit, 255 for anything else. A table, because the digits of an id can't be predicted.
+_NIBBLES: Final = bytes(
+    int(chr(byte), 16) if chr(byte) in "0123456789abcdefABCDEF" else 255 for byte in range(256)
+)
 
 
 _Bytes = bytes | bytearray
@@ -263,6 +269,8 @@ class Transcoder:
         self.shapes = bytes(_SHAPES)
         self.shapes_p = self.shapes
         self.ones = 2**64 - 1
+        self.nibbles = _NIBBLES
+        self.nibble = self.nibbles
         self._make_room()
         self._learn_names(plan)
         self._learn_words(plan)
@@ -281,7 +289,7 @@ class Transcoder:
         self.trace_at, self.span_at = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
         self.dropped, self.flags = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
         self.next_alike = _longs(_MAX_ATTRIBUTES)
-        self.bucket_of = _longs(_BUCKETS)
+        self.last_alike = _longs(_PLACES)
         self.body, self.tenant = b"", b""
         self.resource_first = self.resource_dropped = self.resource_url = self.resource_rest = b""
         self.scope_first = self.scope_dropped = self.scope_url = self.scope_rest = b""
@@ -683,14 +691,14 @@ class Transcoder:
 
     def _repeats(self, low: int, high: int) -> int:
         """_ODD when two of the attributes from *low* to *high* have one key."""
-        for i in range(_BUCKETS):
-            self.bucket_of[i] = -1
+        for i in range(_PLACES):
+            self.last_alike[i] = -1
         for i in range(low, high):
             begin, end = self.key_begin[i], self.key_end[i]
-            place = _bucket_of(self.p, begin, end)
-            other = self.bucket_of[place]
+            place = _bucket_of(self.p, begin, end) % _PLACES
+            other = self.last_alike[place]
             self.next_alike[i] = other
-            self.bucket_of[place] = i
+            self.last_alike[place] = i
             while other >= 0:
                 if _same(self.p, begin, end - begin, self.p, self.key_begin[other], self.key_end[other]):
                     return _ODD
@@ -1158,7 +1166,7 @@ class Transcoder:
                 if byte != 45:
                     return 0
                 continue
-            digit = _nibble(byte)
+            digit = self.nibble[byte]
             if digit > 15:
                 return 0
             if count & 1:
@@ -1175,12 +1183,12 @@ class Transcoder:
             place = self.text_at[index]
             bits = 0
             for i in range(place, place + 16):
-                bits |= _nibble(self.texts.p[i])
+                bits |= self.nibble[self.texts.p[i]]
         if bits > 15:
             self.out.zeroes(8)
         else:
             for i in range(place, place + 16, 2):
-                self.out.byte(_nibble(self.texts.p[i]) << 4 | _nibble(self.texts.p[i + 1]))
+                self.out.byte(self.nibble[self.texts.p[i]] << 4 | self.nibble[self.texts.p[i + 1]])
 
     def _sequence_number(self, index: int) -> None:
         """Append decimal digits as a number; 0 when they are none, or too many."""
@@ -1286,10 +1294,10 @@ def _field(tag: bytes, content: bytes) -> bytes:
 def _same(p: _Bytes, begin: int, size: int, q: _Bytes, low: int, high: int) -> int:
     if size != high - low:
         return 0
-    for i in range(size):
-        if p[begin + i] != q[low + i]:
-            return 0
-    return 1
+    bits = 0
+    for i in range(size):  # to the end, which lets the compiler take many at once
+        bits |= p[begin + i] ^ q[low + i]
+    return bits == 0
 
 
 def _is_ascii(p: _Bytes, begin: int, size: int) -> int:
@@ -1318,17 +1326,6 @@ def _find_word(words: bytes, end: int, p: _Bytes, begin: int, size: int, fold: i
                 return at
         at += length
     return -1
-
-
-def _nibble(byte: int) -> int:
-    """The value of a hex digit; 255 for anything else."""
-    if 48 <= byte <= 57:
-        return byte - 48
-    if 97 <= byte <= 102:
-        return byte - 87
-    if 65 <= byte <= 70:
-        return byte - 55
-    return 255
 
 
 def _uuid_place(i: int) -> int:
