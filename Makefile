@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/transcode,.py .pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint format proto clean
+.PHONY: help setup demo test test-faults lint fuzz asan format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -49,6 +49,21 @@ lint: $(COMPILED) ## Check format, lint rules, types and the direction of import
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+SECONDS ?= 600
+fuzz: $(COMPILED) ## Compare the compiled walk with the readable path on requests changed at random (SECONDS=600)
+	@$(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
+
+# A sanitized build of its own in .asan; Python itself is not sanitized, so the library is loaded first, and its
+# small allocations go through malloc, where the sanitizer sees their bounds.
+ASAN := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
+	PYTHONPATH=.asan
+asan: $(STAMP) ## Run the tests and a short fuzz of the compiled walk under AddressSanitizer (SECONDS=600)
+	@rm -rf .asan
+	@cd collector && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
+		build --build-base ../.asan/build --build-lib ../.asan
+	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py
+	@$(ASAN) $(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
 
 format: $(STAMP) ## Format the code and apply safe fixes
 	@$(BIN)/ruff format .

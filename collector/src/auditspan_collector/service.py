@@ -36,6 +36,7 @@ from auditspan_collector.receiver.http import HttpReceiver
 from auditspan_collector.receiver.listening import claim
 from auditspan_collector.receiver.senders import Senders
 from auditspan_collector.spool import Spool, left_over, share
+from auditspan_collector.transcode import COMPILED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +130,11 @@ class Service:
             _log.info("worker %d of %d started: stream %s", place.number, place.of, self.stream)
         else:
             _log.info("%s, stream %s", started_line(config, self.grpc_port, self.http_port), self.stream)
+        if not COMPILED and place.number == 1:
+            _log.warning(
+                "the hot path is not compiled here: each span costs about ten times the CPU. Install a C compiler and "
+                "Python's headers, then auditspan-collector again"
+            )
 
     def stop(self, limit_s: float | None = None) -> None:
         """Answer what runs, keep what was taken, send what can be sent in *limit_s*; then free ports and spool.
