@@ -67,7 +67,7 @@ cdef class Transcoder:
     cdef Bytes p
     cdef Py_ssize_t size, spans, tagged, copies, bytes
     cdef bint instrumented
-    cdef list leaves, odd, services
+    cdef list leaves, places, odd, services
     cdef object resource, scope
     cdef bint resource_known, scope_known, resource_counted
     cdef Py_ssize_t resource_begin, resource_end, scope_begin, scope_end
@@ -77,6 +77,7 @@ cdef class Transcoder:
     # What a step leaves for the next.
     cdef Number number
     cdef Py_ssize_t tag, start, stop, high, events, links
+    cdef Py_ssize_t service_at, service_to, record_id_at, stream_at, number_at
     cdef bint is_tagged
     # Of a span.
     cdef _Buffer out, texts, types, scratch

@@ -149,9 +149,12 @@ class Transcoded(NamedTuple):
 
     *leaves* are the columns of leaves without the last one, received_time, in the order of their spans. But those at
     the indexes *odd* are requests with one span each, for the readable path. *services* names the services of the others.
+    *places* says of each leaf where its service_name begins and ends, and where its record_id, sequence_stream and
+    sequence_number begin; of an odd one it says nothing of use.
     """
 
     leaves: list[bytes]
+    places: list[tuple[int, int, int, int, int]]
     odd: list[int]
     services: list[str]
     spans: int
@@ -341,6 +344,8 @@ class Transcoder:
         self.resource_known = self.scope_known = 0
         self.resource_counted = 0
         self.leaves: list[bytes] = []
+        self.places: list[tuple[int, int, int, int, int]] = []
+        self.service_at = self.service_to = self.record_id_at = self.stream_at = self.number_at = 0
         self.odd: list[int] = []
         self.services: list[str] = []
         self.spans = self.tagged = self.copies = self.bytes = 0
@@ -355,7 +360,9 @@ class Transcoder:
         try:
             if self._group(0, self.size, 0) < 0:
                 return None
-            return Transcoded(self.leaves, self.odd, self.services, self.spans, self.tagged, self.copies)
+            return Transcoded(
+                self.leaves, self.places, self.odd, self.services, self.spans, self.tagged, self.copies
+            )
         finally:
             self._forget()
             self.body = self.p = b""
@@ -480,6 +487,9 @@ class Transcoder:
                 self.resource_counted = 1
                 self.services.append(self.service)
         self.leaves.append(content)
+        self.places.append(
+            (self.service_at, self.service_to, self.record_id_at, self.stream_at, self.number_at)
+        )
         self.bytes += len(content) + 8  # and received_time
         return 0 if self.bytes <= self.request_bytes else _GIVE_UP
 
@@ -953,7 +963,9 @@ class Transcoder:
         self.out.append(self.kinds[self.value[6]])
         self.out.append(self.status_codes[self.value[_STATUS + 3]])
         self.out.text(self.p, self.at[_STATUS + 2], self.to[_STATUS + 2] - self.at[_STATUS + 2])
+        self.service_at = self.out.size
         self.out.append(self.resource_first)
+        self.service_to = self.out.size
         self.out.text(self.tenant, 0, len(self.tenant))
         return 0
 
@@ -975,6 +987,7 @@ class Transcoder:
 
     def _who_did_what(self) -> int:
         """Append the columns from record_id to sequence_number."""
+        self.record_id_at = self.out.size
         self._record_id(self._said(_RECORD_ID))
         self._said_or(_ACTOR_ID, self.unknown)
         if self._word(_ACTOR_TYPE, self.actor_types, self.unknown) < 0:
@@ -1002,7 +1015,9 @@ class Transcoder:
         self._said_or(_TARGET_TYPE, b"")
         self._said_or(_TARGET_ID, b"")
         self._client_address()
+        self.stream_at = self.out.size
         self._said_or(_SEQUENCE_STREAM, b"")
+        self.number_at = self.out.size
         self._sequence_number(self._said(_SEQUENCE_NUMBER))
         return 0
 

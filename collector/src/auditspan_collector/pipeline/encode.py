@@ -16,7 +16,7 @@ from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.heads import Heads
 from auditspan_collector.processor import enrich
 from auditspan_collector.processor.select import check_service
-from auditspan_collector.record import Selection
+from auditspan_collector.record import Selection, sequence_key
 from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, leaf_of, received_column
 from auditspan_collector.transcode import COMPILED, Plan, Transcoder
 
@@ -98,8 +98,14 @@ class Encoder:
         received = received_column(request.received_unix_ns // 1_000_000)
         if found.odd:
             return self._with_odd(found, request, received)
+        claims = _Claims(sender.name)
         return Selection(
-            leaves=tuple([leaf_of(columns, received) for columns in found.leaves]),
+            leaves=tuple(
+                [
+                    leaf_of(columns, received, *claims.of(columns, places))
+                    for columns, places in zip(found.leaves, found.places, strict=True)
+                ]
+            ),
             spans=found.spans,
             tagged=found.tagged,
             copies=found.copies,
@@ -110,10 +116,11 @@ class Encoder:
         odd = set(found.odd)
         leaves: list[Leaf] = []
         problems: list[str] = []
+        claims = _Claims(request.sender.name)
         tagged, copies, invalid = found.tagged, found.copies, 0
         for index, content in enumerate(found.leaves):
             if index not in odd:
-                leaves.append(leaf_of(content, received))
+                leaves.append(leaf_of(content, received, *claims.of(content, found.places[index])))
                 continue
             alone = readable.encode(replace(request, body=content), self._limits)
             leaves += alone.leaves
@@ -129,3 +136,32 @@ class Encoder:
             invalid=invalid,
             problems=tuple(problems[: readable.PROBLEMS_NAMED]),
         )
+
+
+class _Claims:
+    """Which records the leaves of one request claim to be (Leaf.key, Leaf.number), read off their columns."""
+
+    def __init__(self, sender: str) -> None:
+        self._sender = sender
+        self._keys: dict[tuple[bytes, bytes], bytes] = {}  # a request has few sequences
+
+    def of(self, columns: bytes, places: tuple[int, int, int, int, int]) -> tuple[bytes, int]:
+        """Key and number of the leaf with *columns*, whose *places* are as in Transcoded."""
+        service_at, service_to, record_id_at, stream_at, number_at = places
+        number = int.from_bytes(columns[number_at : number_at + 8], "little")
+        if not number or number_at - stream_at == 1:  # an empty string is its length alone
+            record_id = columns[record_id_at : record_id_at + 16]
+            return record_id[7::-1] + record_id[:7:-1], 0
+        names = columns[service_at:service_to], columns[stream_at:number_at]
+        key = self._keys.get(names)
+        if key is None:
+            key = self._keys[names] = sequence_key(self._sender, *map(_string, names))
+        return key, number
+
+
+def _string(column: bytes) -> bytes:
+    """The content of a String in RowBinary: what stands behind its length."""
+    at = 0
+    while column[at] & 0x80:
+        at += 1
+    return column[at + 1 :]
