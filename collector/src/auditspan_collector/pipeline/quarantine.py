@@ -23,17 +23,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from auditspan_proto.v1 import record_pb2
+
 from auditspan_collector.errors import CommandRefused, SpoolDamaged
 from auditspan_collector.pipeline.insert import insert_missing
-from auditspan_collector.record import IndexRange
+from auditspan_collector.record import IndexRange, SealedBatch
 from auditspan_collector.schema import INSERT_COLUMNS
-from auditspan_collector.spool import QUARANTINE_FOLDER, decode_batch, encode_batch, make_durable
+from auditspan_collector.spool import QUARANTINE_FOLDER, make_durable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from auditspan_collector.clickhouse import ClickHouseClient
-    from auditspan_collector.record import SealedBatch
     from auditspan_collector.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,14 @@ def set_aside(spool: Spool, spool_folder: Path, wanted: IndexRange, reason: str)
 
 
 def _write(path: Path, batch: SealedBatch, reason: str) -> None:
-    content = encode_batch(batch)
+    content = record_pb2.SealedBatch(
+        stream=batch.stream,
+        first_index=batch.first_index,
+        count=batch.count,
+        rows=batch.rows,
+        root=batch.root,
+        row_bytes=batch.row_bytes,
+    ).SerializeToString()
     header = {
         "format": FORMAT,
         "stream": batch.stream,
@@ -142,7 +150,11 @@ def read(path: Path) -> tuple[SealedBatch, tuple[str, ...]]:
         raise CommandRefused(f"{path}: its format is {header['format']!r}, this version reads {FORMAT!r}")
     if hashlib.sha256(content).hexdigest() != digest:
         raise SpoolDamaged(f"{path}: its checksum does not match; check the disk, and look for a copy of it")
-    return decode_batch(content, str(path)), columns
+    found = record_pb2.SealedBatch.FromString(content)  # whole, as its checksum says
+    batch = SealedBatch(
+        found.stream, found.first_index, found.count, found.rows, found.root, tuple(found.row_bytes)
+    )
+    return batch, columns
 
 
 def restore(client: ClickHouseClient, spool_folder: Path, name: str) -> int:

@@ -17,7 +17,7 @@ from auditspan_collector.spool.config import (
 )
 from auditspan_collector.spool.folder import make_durable, prepare_folder
 from auditspan_collector.spool.queue import Backlog, Committed, Spool, Waiting
-from auditspan_collector.spool.values import InFlight, decode_batch, encode_batch
+from auditspan_collector.spool.values import InFlight
 from auditspan_collector.spool.verdict import Verdict
 
 __all__ = [
@@ -34,8 +34,6 @@ __all__ = [
     "Waiting",
     "check",
     "check_shares",
-    "decode_batch",
-    "encode_batch",
     "left_over",
     "make_durable",
     "prepare_folder",
