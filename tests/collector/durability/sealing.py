@@ -23,7 +23,7 @@ def make_leaf(
 ) -> Leaf:
     """A leaf; *received* is what may differ between a record and its retry, *sequence* and *number* its key."""
     body = content if isinstance(content, bytes) else b"record %d" % content
-    whole = received.to_bytes(8, "little") + body
+    whole = body + received.to_bytes(8, "little")
     identity = sha256(body).digest()[:16]
     key = sequence_key("sender", b"service", sequence) if number else record_id or identity
     return Leaf(whole, sha256(b"\x00" + whole).digest(), identity, key, number)
@@ -64,7 +64,7 @@ def rows_of(batch: SealedBatch) -> Iterator[tuple[int, bytes]]:
         row = batch.rows[at : at + length]
         assert row.startswith(prefix)
         index = int.from_bytes(row[len(prefix) : len(prefix) + 8], "little")
-        yield index, row[len(prefix) + 16 :]
+        yield index, row[len(prefix) + 8 : -8]
         at += length
     assert at == len(batch.rows)
 

@@ -77,7 +77,7 @@ def test_nothing_acknowledged_is_lost_or_doubled_by_kill_9(spool_config, open_sp
     assert spool.released_index + len(hashes) == spool.next_index
     if mode == "keep":
         assert Frontier().append(hashes) == spool._ledger.frontier
-        assert hashes[0] == sha256(b"\x00" + bytes(8) + b"record 0 ").digest()
+        assert hashes[0] == sha256(b"\x00" + b"record 0 " + bytes(8)).digest()
 
 
 def test_senders_that_send_again_after_every_crash_have_each_record_stored_once(spool_config, open_spool):

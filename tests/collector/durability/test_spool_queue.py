@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from auditspan_collector.errors import ConfigError, ShuttingDown, SpoolInUse
+from auditspan_collector.errors import ConfigError, ShuttingDown, SpoolFull, SpoolInUse
 from auditspan_collector.ledger.merkle import Frontier
 from auditspan_collector.record import IndexRange
 from auditspan_collector.spool import Backlog, Spool
@@ -28,7 +28,7 @@ def test_committed_records_are_read_in_order_with_their_indexes(spool):
     assert spool.commit(make_leaves(0, 3)).indexes == (0, 1, 2)
     assert spool.commit(make_leaves(3, 2)).indexes == (3, 4)
     batch = spool.read(10_000, 1 << 20)
-    assert list(rows_of(batch)) == [(n, make_leaf(b"record %d " % n).content[8:]) for n in range(5)]
+    assert list(rows_of(batch)) == [(n, make_leaf(b"record %d " % n).content[:-8]) for n in range(5)]
 
 
 def test_records_survive_closing(open_spool):
@@ -207,7 +207,7 @@ def test_each_record_comes_out_once_in_order_whatever_happens_between(
             for n in numbers:
                 if n not in seen:
                     seen.add(n)
-                    expected.append(make_leaf(n).content[8:])
+                    expected.append(make_leaf(n).content[:-8])
             if step in release_after:
                 out += empty(spool, max_rows=5)
             if step in reopen_after:
@@ -275,3 +275,27 @@ def test_another_collector_name_goes_on_with_the_stream_and_says_so(open_spool, 
 def test_a_name_that_can_not_be_part_of_a_stream_is_refused(spool_config, name):
     with pytest.raises(ConfigError, match=r"collector\.name"):
         Spool.open(spool_config, "test", name)
+
+
+def test_what_the_disk_kept_although_it_reported_a_failure_is_not_written_over(spool):
+    before = spool._ledger, spool._position
+    spool.commit(make_leaves(0, 3))
+    spool._ledger, spool._position = before  # as after a commit that was reported as failed
+    with pytest.raises(SpoolFull, match="the disk has more than was known"):
+        spool.commit(make_leaves(10, 2))
+    assert spool.next_index == 3
+    assert spool.commit(make_leaves(0, 3)).indexes == (None, None, None)
+    assert spool.commit(make_leaves(10, 2)).indexes == (3, 4)
+    assert [index for index, _ in empty(spool)] == [0, 1, 2, 3, 4]
+
+
+def test_records_are_known_again_although_the_step_after_their_commit_failed(spool, monkeypatch):
+    def fail(_):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool._environment, "touched", fail)
+        with pytest.raises(MemoryError):
+            spool.commit(make_leaves(0, 3))
+    assert spool.commit(make_leaves(0, 3)).indexes == (None, None, None)
+    assert spool.next_index == 3

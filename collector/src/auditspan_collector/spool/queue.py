@@ -258,13 +258,14 @@ class Spool:
                 position = self._environment.write(
                     lambda txn: self._keep(txn, batch.first_index, value, draft, ledger)
                 )
-            except SpoolFull:
+            except BaseException:
                 self._compare_with_disk()
                 raise
+            # First what is known of the records: should anything below fail, their retry is recognised.
             self._ledger, self._position = ledger, position
+            draft.apply()
             # Looking for a place in the tree maps 16 pages around each one touched; measured, an eighth of what is written.
             self._environment.touched(len(value) // 8)
-            draft.apply()
         for listener in self._listeners:
             listener()
         return committed
@@ -296,7 +297,12 @@ class Spool:
     ) -> Position:
         key = index_key(first)
         position = self._position
-        txn.put(key, values.guard(key, value), append=True, db=self._environment.batches)
+        if not txn.put(key, values.guard(key, value), append=True, db=self._environment.batches):
+            # The disk kept a commit that it reported as failed. Nothing goes over it: its records may be acknowledged.
+            raise SpoolFull(
+                f"spool {self._config.path}: the disk has more than was known here; it is read anew",
+                retry_after_s=RETRY_AFTER_S,
+            )
         position = replace(
             position,
             batch_bytes=position.batch_bytes + self._environment.disk_bytes(len(value) + values.CRC_BYTES),
