@@ -9,7 +9,7 @@ COMPILED := $(VENV)/.compiled
 HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/transcode,.py .pxd)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults lint fuzz asan format proto clean
+.PHONY: help setup demo test test-faults bench lint fuzz asan format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,8 +41,11 @@ test: $(COMPILED) ## Run all tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
-	@echo "==> Breaking things; about ten minutes on two cores"
+	@echo "==> Breaking things; some nine minutes on two busy cores"
 	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
+
+bench: $(COMPILED) ## Measure the collector and the store beside their peers, ten minutes (QUICK=1: three; PEERS=0: without installing peers)
+	@$(BIN)/python -m bench --keep $(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(PEERS)),,--peers) $(SUITES)
 
 lint: $(COMPILED) ## Check format, lint rules, types and the direction of imports
 	@$(BIN)/ruff format --check .
@@ -73,4 +76,4 @@ proto: $(STAMP) ## Generate proto/src from the .proto files
 	@$(BIN)/python proto/generate.py
 
 clean: ## Remove .venv and caches
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo
+	@rm -rf $(VENV) .bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .demo

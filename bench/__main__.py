@@ -1,0 +1,76 @@
+"""`python -m bench`: run suites, show tables, keep results and the plot."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+
+from bench import plot, results, table
+from bench.settings import Settings
+
+PLOT: Final = Path(__file__).parent.parent / "docs" / "bench.svg"
+SUITES: Final = ("collector", "store", "query")
+
+
+def main() -> int:
+    """Exit status 0 when all suites ran and no record was lost."""
+    given = _arguments()
+    # Tables are wide, and a log has no width of its own.
+    console = Console() if sys.stdout.isatty() else Console(width=150)
+    root = Path(__file__).parent.parent / ".bench"
+    root.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+    settings = Settings(
+        seconds=given.seconds or (1.5 if given.quick else 4.0),
+        repetitions=given.repetitions or (1 if given.quick else 3),
+        rows=given.rows or (1_000_000 if given.quick else 10_000_000),
+        quick=given.quick,
+        peers=given.peers,
+        tagged=tuple(given.tagged or (0, 5, 50, 100)),
+        folder=folder,
+        say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
+    )
+    try:
+        for name in given.suites or SUITES:
+            settings.say(f"==> {name}")
+            suite = importlib.import_module(f"bench.{name}.suite")
+            cases = suite.run(settings)
+            console.print(table.of(name, cases))
+            if not given.keep:
+                continue
+            results.merge(name, cases)
+            if name == "collector":
+                PLOT.write_text(plot.draw(cases))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Measure Auditspan beside its peers."
+    )
+    parser.add_argument(
+        "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; all when none is named"
+    )
+    parser.add_argument("--quick", action="store_true", help="two minutes: one short repetition, fewer rows")
+    parser.add_argument("--peers", action="store_true", help="install and measure rotel too")
+    parser.add_argument("--seconds", type=float, help="of load a case")
+    parser.add_argument("--repetitions", type=int, help="of each case")
+    parser.add_argument(
+        "--tagged", type=int, nargs="+", metavar="PCT", help="shares of tagged spans to measure"
+    )
+    parser.add_argument("--keep", action="store_true", help="write bench/results.json and docs/bench.svg")
+    parser.add_argument("--rows", type=int, help="of the query suite")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The suite "query": how long questions take on a store of many records."""

@@ -1,0 +1,1 @@
+"""The suite "store": how fast the embedded store takes rows."""

@@ -1,0 +1,59 @@
+"""Show the cases of a suite as a table on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from bench.results import Case
+
+_COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
+    "collector": (
+        ("tagged", lambda case: f"{case['tagged_pct']}%"),
+        ("workers", lambda case: str(case["workers"])),
+        ("sink", lambda case: case["sink"]),
+        ("system", lambda case: case["system"]),
+        ("CPU us/span", lambda case: f"{case['cpu_us_per_span']:.2f}"),
+        ("from - to", lambda case: f"{case['cpu_us_per_span_min']:.2f} - {case['cpu_us_per_span_max']:.2f}"),
+        ("x floor", lambda case: f"{case['ratio_to_floor']:.2f}"),
+        ("spans/s", lambda case: f"{case['spans_per_s']:,}"),
+        ("p99 ms", lambda case: f"{case['latency_p99_ms']:.0f}"),
+        ("RssAnon MB", lambda case: f"{case['rss_anon_mb']:.0f}"),
+        ("acked tagged", lambda case: f"{case['acked_tagged']:,}"),
+        ("stored", lambda case: f"{case['stored']:,}"),
+    ),
+    "store": (
+        ("rows a block", lambda case: f"{case['block_rows']:,}"),
+        ("rows/s", lambda case: f"{case['rows_per_s']:,}"),
+        ("store CPU us/row", lambda case: f"{case['store_cpu_us_per_row']:.1f}"),
+        ("client CPU us/row", lambda case: f"{case['client_cpu_us_per_row']:.2f}"),
+    ),
+    "query": (
+        ("question", lambda case: case["question"]),
+        ("warm ms", lambda case: f"{case['warm_ms']:.0f}"),
+        ("first ms", lambda case: f"{case['first_ms']:.0f}"),
+        ("rows found", lambda case: f"{case['answer_rows']:,}"),
+        ("of rows", lambda case: f"{case['rows']:,}"),
+    ),
+}
+_TEXT: Final = frozenset({"sink", "system", "question"})
+
+
+def of(suite: str, cases: Sequence[Case]) -> Table:
+    """*cases*, all of *suite*, a line each."""
+    table = Table(title=suite)
+    columns = _COLUMNS[suite]
+    for name, _ in columns:
+        table.add_column(name, justify="left" if name in _TEXT else "right", no_wrap=True)
+    previous = None
+    for case in cases:
+        group = (case.get("tagged_pct"), case.get("workers"), case.get("sink"))
+        if previous not in (None, group):
+            table.add_section()
+        previous = group
+        table.add_row(*(show(case) for _, show in columns))
+    return table
