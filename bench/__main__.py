@@ -16,7 +16,7 @@ from bench import plot, results, table
 from bench.settings import Settings
 
 PLOT: Final = Path(__file__).parent.parent / "docs" / "bench.svg"
-SUITES: Final = ("collector", "store", "query")
+SUITES: Final = ("collector", "stages", "store", "query")
 
 
 def main() -> int:

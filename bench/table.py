@@ -26,6 +26,12 @@ _COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("acked tagged", lambda case: f"{case['acked_tagged']:,}"),
         ("stored", lambda case: f"{case['stored']:,}"),
     ),
+    "stages": (
+        ("tagged", lambda case: f"{case['tagged_pct']}%"),
+        ("path", lambda case: case["path"]),
+        ("stage", lambda case: case["stage"]),
+        ("CPU us/span", lambda case: f"{case['cpu_us_per_span']:.3f}"),
+    ),
     "store": (
         ("rows a block", lambda case: f"{case['block_rows']:,}"),
         ("rows/s", lambda case: f"{case['rows_per_s']:,}"),
@@ -40,7 +46,7 @@ _COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("of rows", lambda case: f"{case['rows']:,}"),
     ),
 }
-_TEXT: Final = frozenset({"sink", "system", "question"})
+_TEXT: Final = frozenset({"sink", "system", "question", "path", "stage"})
 
 
 def of(suite: str, cases: Sequence[Case]) -> Table:

@@ -1,0 +1,1 @@
+"""The suite "stages": where the microseconds of a span go inside the collector."""
