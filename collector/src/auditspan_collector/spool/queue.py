@@ -297,7 +297,7 @@ class Spool:
     ) -> Position:
         key = index_key(first)
         position = self._position
-        if not txn.put(key, values.guard(key, value), append=True, db=self._environment.batches):
+        if not txn.put(key, value, append=True, db=self._environment.batches):
             # The disk kept a commit that it reported as failed. Nothing goes over it: its records may be acknowledged.
             raise SpoolFull(
                 f"spool {self._config.path}: the disk has more than was known here; it is read anew",
@@ -305,7 +305,7 @@ class Spool:
             )
         position = replace(
             position,
-            batch_bytes=position.batch_bytes + self._environment.disk_bytes(len(value) + values.CRC_BYTES),
+            batch_bytes=position.batch_bytes + self._environment.disk_bytes(len(value)),
             seen_records=draft.write(txn, first, position.seen_records),
         )
         self._put_meta(txn, b"ledger", values.encode_ledger(ledger))
@@ -315,7 +315,7 @@ class Spool:
 
     def _refuse_over_capacity(self, value_bytes: int) -> None:
         used = self._position.batch_bytes
-        if used + self._environment.disk_bytes(value_bytes + values.CRC_BYTES) > self._config.capacity_bytes:
+        if used + self._environment.disk_bytes(value_bytes) > self._config.capacity_bytes:
             raise SpoolFull(
                 f"spool {self._config.path} is full: {used} of {self._config.capacity_bytes} bytes wait for "
                 "ClickHouse; it empties when ClickHouse takes records again, or raise spool.max_bytes",
@@ -396,7 +396,7 @@ class Spool:
             while found:
                 key, stored = cursor.item()
                 what = f"batch at index {key_index(key)}"
-                batch = values.decode_batch(values.unguard(key, stored, what), what)
+                batch = values.decode_batch(key, stored, what)
                 if not key_index(key) == batch.first_index == expected or batch.stream != self.stream:
                     raise values.damaged(what, f"index {expected} of {self.stream} should be here")
                 expected += batch.count

@@ -19,11 +19,13 @@ from auditspan_collector.errors import SpoolDamaged
 from auditspan_collector.ledger.log import LedgerState
 from auditspan_collector.ledger.merkle import Frontier
 from auditspan_collector.record import IndexRange, SealedBatch
+from auditspan_collector.schema.rowbinary import varint
 
 _CRC = struct.Struct(">I")
-CRC_BYTES = _CRC.size
 _INDEX = struct.Struct(">Q")
 _POSITION = struct.Struct(">QQQ")
+_LENGTH_DELIMITED = 2  # https://protobuf.dev/programming-guides/encoding/
+_ROWS_TAG = record_pb2.SealedBatch.ROWS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,11 @@ def guard(key: bytes, value: bytes) -> bytes:
 
 def unguard(key: bytes, stored: bytes, what: str) -> bytes:
     """The value that was stored under *key*. Raises SpoolDamaged naming *what*."""
-    value = stored[_CRC.size :]
+    return bytes(_checked(key, stored, what))
+
+
+def _checked(key: bytes, stored: bytes, what: str) -> memoryview:
+    value = memoryview(stored)[_CRC.size :]
     if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != zlib.crc32(value, zlib.crc32(key)):
         raise damaged(what, "its checksum does not match")
     return value
@@ -80,29 +86,67 @@ def damaged(what: str, problem: str) -> SpoolDamaged:
 
 
 def encode_batch(batch: SealedBatch) -> bytes:
-    """As auditspan.v1.SealedBatch."""
-    return record_pb2.SealedBatch(
+    """What is stored of *batch* under its first index: auditspan.v1.SealedBatch behind its checksum.
+
+    The rows are most of it and are copied once: a message's fields may stand in any order, so they are put last, behind
+    what protobuf wrote of the others.
+    """
+    others = record_pb2.SealedBatch(
         stream=batch.stream,
         first_index=batch.first_index,
         count=batch.count,
-        rows=batch.rows,
         root=batch.root,
         row_bytes=batch.row_bytes,
     ).SerializeToString()
+    head = others + bytes([_ROWS_TAG]) + varint(len(batch.rows))
+    crc = zlib.crc32(batch.rows, zlib.crc32(head, zlib.crc32(index_key(batch.first_index))))
+    return b"".join((_CRC.pack(crc), head, batch.rows))
 
 
-def decode_batch(value: bytes, what: str) -> SealedBatch:
-    """Raises SpoolDamaged naming *what*."""
+def decode_batch(key: bytes, stored: bytes, what: str) -> SealedBatch:
+    """The batch that was stored under *key*. Raises SpoolDamaged naming *what*."""
+    value = _checked(key, stored, what)
     try:
-        message = record_pb2.SealedBatch.FromString(value)
-    except DecodeError as error:
+        others, rows = _apart(value)
+        message = record_pb2.SealedBatch.FromString(others)
+    except (DecodeError, IndexError, ValueError) as error:
         raise damaged(what, "it is no batch") from error
     row_bytes = tuple(message.row_bytes)
-    if len(row_bytes) != message.count or sum(row_bytes) != len(message.rows):
+    if len(row_bytes) != message.count or sum(row_bytes) != len(rows):
         raise damaged(what, "its rows do not have the lengths that it states")
-    return SealedBatch(
-        message.stream, message.first_index, message.count, message.rows, message.root, row_bytes
-    )
+    return SealedBatch(message.stream, message.first_index, message.count, rows, message.root, row_bytes)
+
+
+def _apart(value: memoryview) -> tuple[bytes, bytes]:
+    """A SealedBatch without its rows, and the rows, wherever they stand: protobuf would copy them twice.
+
+    Raises IndexError or ValueError for what is no message of this kind.
+    """
+    at = 0
+    while at < len(value):
+        tag, end = _varint(value, at)
+        length, end = _varint(value, end)
+        begin = end
+        if tag & 7 == _LENGTH_DELIMITED:
+            end += length
+        if end > len(value):
+            raise ValueError("a field ends behind the message")
+        if tag == _ROWS_TAG:
+            return bytes(value[:at]) + bytes(value[end:]), bytes(value[begin:end])
+        at = end
+    return bytes(value), b""
+
+
+def _varint(value: memoryview, at: int) -> tuple[int, int]:
+    """The number that begins at *at*, and where it ends."""
+    number = shift = 0
+    while True:
+        byte = value[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
 
 
 def encode_ledger(state: LedgerState) -> bytes:
