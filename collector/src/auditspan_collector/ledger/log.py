@@ -7,11 +7,12 @@ transaction, or an index could be given twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from auditspan_collector.ledger.merkle import EMPTY_TREE
 from auditspan_collector.record import SealedBatch
-from auditspan_collector.schema import seal_row
+from auditspan_collector.schema import row_heads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,14 +37,16 @@ class LedgerState:
 def append(state: LedgerState, leaves: Sequence[Leaf]) -> tuple[SealedBatch, LedgerState]:
     """Seal *leaves* (at least one) in their order: the batch of their rows, and the ledger after them."""
     first = state.next_index
-    rows = [seal_row(state.stream, index, leaf) for index, leaf in enumerate(leaves, first)]
+    # A row is its head and the leaf's content; each content is copied once, by the join.
+    heads = row_heads(state.stream, first, len(leaves))
+    contents = [leaf.content for leaf in leaves]
     frontier = state.frontier.append([leaf.hash for leaf in leaves])
     batch = SealedBatch(
         stream=state.stream,
         first_index=first,
-        count=len(rows),
-        rows=b"".join(rows),
+        count=len(leaves),
+        rows=b"".join(chain.from_iterable(zip(heads, contents, strict=True))),
         root=frontier.root(),
-        row_bytes=tuple(map(len, rows)),
+        row_bytes=tuple([len(heads[0]) + len(content) for content in contents]),
     )
     return batch, LedgerState(state.stream, frontier)
