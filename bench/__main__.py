@@ -12,7 +12,7 @@ from typing import Final
 
 from rich.console import Console
 
-from bench import plot, results, table
+from bench import page, plot, results, table
 from bench.settings import Settings
 
 PLOT: Final = Path(__file__).parent.parent / "docs" / "bench.svg"
@@ -28,7 +28,7 @@ def main() -> int:
     root.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="run-", dir=root))
     settings = Settings(
-        seconds=given.seconds or (1.5 if given.quick else 4.0),
+        seconds=given.seconds or (1.5 if given.quick else 2.5),
         repetitions=given.repetitions or (1 if given.quick else 3),
         rows=given.rows or (1_000_000 if given.quick else 10_000_000),
         quick=given.quick,
@@ -43,14 +43,17 @@ def main() -> int:
             suite = importlib.import_module(f"bench.{name}.suite")
             cases = suite.run(settings)
             console.print(table.of(name, cases))
-            if not given.keep:
-                continue
-            results.merge(name, cases)
-            if name == "collector":
-                PLOT.write_text(plot.draw(cases))
+            if given.keep:
+                _keep(name, cases)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return 0
+
+
+def _keep(suite: str, cases: list[results.Case]) -> None:
+    page.write(results.merge(suite, cases))
+    if suite == "collector":
+        PLOT.write_text(plot.draw(cases))
 
 
 def _arguments() -> argparse.Namespace:
@@ -67,7 +70,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tagged", type=int, nargs="+", metavar="PCT", help="shares of tagged spans to measure"
     )
-    parser.add_argument("--keep", action="store_true", help="write bench/results.json and docs/bench.svg")
+    parser.add_argument(
+        "--keep", action="store_true", help="write bench/results.json, docs/performance.md and docs/bench.svg"
+    )
     parser.add_argument("--rows", type=int, help="of the query suite")
     return parser.parse_args()
 

@@ -1,6 +1,6 @@
 """Keep the measured cases, merged by suite, in one file for machines.
 
-    {"machine": {...}, "cases": [{"suite": "collector", "system": "auditspan", ...}, ...]}
+    {"machines": {"collector": {...}, ...}, "cases": [{"suite": "collector", "system": "auditspan", ...}, ...]}
 
 A suite that is measured again replaces its own cases and leaves the others. The machine's facts stand beside each
 suite as well, since suites may have been measured on different machines. Neither names a host or a path.
@@ -38,13 +38,14 @@ def load() -> dict[str, Any]:
     return {"machines": {}, "cases": []}
 
 
-def merge(suite: str, cases: list[Case]) -> None:
-    """Replace the cases of *suite* by *cases*, and say on what machine they were measured."""
+def merge(suite: str, cases: list[Case]) -> dict[str, Any]:
+    """Replace the cases of *suite* by *cases*, with the machine they were measured on; the document as it is then."""
     document = load()
     kept = [case for case in document["cases"] if case["suite"] != suite]
     document["machines"][suite] = machine()
     document["cases"] = kept + [{"suite": suite, **case} for case in cases]
     FILE.write_text(json.dumps(document, indent=1) + "\n")
+    return document
 
 
 def machine() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Show the cases of a suite as a table on the terminal."""
+"""What a reader is shown of a suite's cases, and the table of them on the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from bench.results import Case
 
-_COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
+COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
     "collector": (
         ("tagged", lambda case: f"{case['tagged_pct']}%"),
         ("workers", lambda case: str(case["workers"])),
@@ -29,8 +29,14 @@ _COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
     "stages": (
         ("tagged", lambda case: f"{case['tagged_pct']}%"),
         ("path", lambda case: case["path"]),
-        ("stage", lambda case: case["stage"]),
-        ("CPU us/span", lambda case: f"{case['cpu_us_per_span']:.3f}"),
+        ("encode", lambda case: f"{case['encode']:.2f}"),
+        ("seal", lambda case: f"{case['seal']:.2f}"),
+        ("commit", lambda case: f"{case['commit']:.2f}"),
+        ("read", lambda case: f"{case['read']:.2f}"),
+        ("begin", lambda case: f"{case['begin']:.2f}"),
+        ("insert", lambda case: f"{case['insert']:.2f}"),
+        ("release", lambda case: f"{case['release']:.2f}"),
+        ("CPU us/span", lambda case: f"{case['cpu_us_per_span']:.2f}"),
     ),
     "store": (
         ("rows a block", lambda case: f"{case['block_rows']:,}"),
@@ -46,19 +52,20 @@ _COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("of rows", lambda case: f"{case['rows']:,}"),
     ),
 }
-_TEXT: Final = frozenset({"sink", "system", "question", "path", "stage"})
+_TEXT: Final = frozenset({"sink", "system", "question", "path"})
 
 
 def of(suite: str, cases: Sequence[Case]) -> Table:
     """*cases*, all of *suite*, a line each."""
     table = Table(title=suite)
-    columns = _COLUMNS[suite]
+    columns = COLUMNS[suite]
     for name, _ in columns:
         table.add_column(name, justify="left" if name in _TEXT else "right", no_wrap=True)
+    several = len({case.get("sink") for case in cases}) > 1
     previous = None
     for case in cases:
         group = (case.get("tagged_pct"), case.get("workers"), case.get("sink"))
-        if previous not in (None, group):
+        if several and previous not in (None, group):
             table.add_section()
         previous = group
         table.add_row(*(show(case) for _, show in columns))

@@ -59,16 +59,19 @@ class Lost(Exception):  # noqa: N818 - it says what happened
 def run(settings: Settings) -> list[Case]:
     """All cases; a line each to *settings.say*. Raises Lost when a system lost or doubled a record of ours."""
     cases: list[Case] = []
+    floors: dict[tuple[int, int], float] = {}
     for setting, systems in _plan(settings):
         taken: dict[str, list[Case]] = {system.name: [] for system in systems}
+        # The collector takes more in a second than the store does: what is left is inserted after the load.
+        seconds = settings.seconds / 2 if setting.sink == "embedded" else settings.seconds
         for turn in range(settings.repetitions):
             for system in systems:
                 folder = settings.folder / f"{system.name}-{setting.tagged_pct}-{turn}"
                 try:
-                    taken[system.name].append(_once(system, setting, settings.seconds, folder))
+                    taken[system.name].append(_once(system, setting, seconds, folder))
                 finally:
                     shutil.rmtree(folder, ignore_errors=True)
-        cases += _medians(setting, taken)
+        cases += _medians(setting, taken, floors)
         for case in cases[-len(systems) :]:
             settings.say(_line(case))
     return cases
@@ -90,7 +93,7 @@ def _plan(settings: Settings) -> list[tuple[Setting, list[System]]]:
         plan += [(Setting(pct, 2, "counting"), [floor, ours]) for pct in fewer]
     else:
         settings.say("`auditspan collect` has no --workers here: two workers are left out")
-    plan += [(Setting(pct, 1, "embedded"), [floor, ours]) for pct in fewer]
+    plan += [(Setting(pct, 1, "embedded"), [ours]) for pct in fewer]
     return plan
 
 
@@ -176,9 +179,16 @@ def _case(loaded: dict[str, Any], *, cpu_s: float, drained_s: float, stored: int
     }
 
 
-def _medians(setting: Setting, taken: dict[str, list[Case]]) -> list[Case]:
-    """One case a system: medians of its figures, sums of what was counted, and its multiple of the floor."""
-    floor = statistics.median(case["cpu_us_per_span"] for case in taken["floor"])
+def _medians(
+    setting: Setting, taken: dict[str, list[Case]], floors: dict[tuple[int, int], float]
+) -> list[Case]:
+    """One case a system: medians of its figures, sums of what was counted, and its multiple of the floor.
+
+    The floor has no sink, so one figure of it (*floors*, by tagged_pct and workers) does for all sinks.
+    """
+    like = (setting.tagged_pct, setting.workers)
+    if "floor" in taken:
+        floors[like] = statistics.median(case["cpu_us_per_span"] for case in taken["floor"])
     cases = []
     for name, turns in taken.items():
         middle = {column: statistics.median(case[column] for case in turns) for column in _COLUMNS}
@@ -194,7 +204,7 @@ def _medians(setting: Setting, taken: dict[str, list[Case]]) -> list[Case]:
                 "cpu_us_per_span": round(middle["cpu_us_per_span"], 3),
                 "cpu_us_per_span_min": round(min(spread), 3),
                 "cpu_us_per_span_max": round(max(spread), 3),
-                "ratio_to_floor": round(middle["cpu_us_per_span"] / floor, 2),
+                "ratio_to_floor": round(middle["cpu_us_per_span"] / floors[like], 2),
                 "bytes_per_span": round(turns[0]["bytes_per_span"]),
                 "acked": sum(case["acked"] for case in turns),
                 "acked_tagged": sum(case["acked_tagged"] for case in turns),

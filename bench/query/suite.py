@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -111,7 +112,8 @@ def _generate(client: ClickHouseClient, rows: int, now: datetime) -> None:
     whole_ns = DAYS * 24 * 3600 * 10**9
     step_ns = whole_ns // rows
     begin_ns = int((now - timedelta(days=DAYS)).timestamp() * 1e9)
-    for day in range(DAYS):
+
+    def make(day: int) -> None:
         first, end = rows * day // DAYS, rows * (day + 1) // DAYS
         client.execute(
             _GENERATE,
@@ -122,6 +124,11 @@ def _generate(client: ClickHouseClient, rows: int, now: datetime) -> None:
                 "step_ns": step_ns,
             },
         )
+
+    # The store gives a statement one thread.
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
+        for _ in several.map(make, range(DAYS)):
+            pass
 
 
 def _parameters(client: ClickHouseClient, now: datetime) -> dict[str, Any]:
