@@ -37,17 +37,22 @@ def main() -> int:
         folder=folder,
         say=lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True),
     )
+    failed = 0
     try:
         for name in given.suites or SUITES:
             settings.say(f"==> {name}")
-            suite = importlib.import_module(f"bench.{name}.suite")
-            cases = suite.run(settings)
+            try:
+                cases = importlib.import_module(f"bench.{name}.suite").run(settings)
+            except Exception:  # noqa: BLE001 - the other suites have something to say all the same
+                console.print_exception()
+                failed += 1
+                continue
             console.print(table.of(name, cases))
             if given.keep:
                 _keep(name, cases)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return 0
+    return min(failed, 1)
 
 
 def _keep(suite: str, cases: list[results.Case]) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from types import TracebackType
 
 _TICK_S: Final = 1 / os.sysconf("SC_CLK_TCK")
 _SAMPLE_S: Final = 0.05
@@ -71,8 +72,16 @@ class Process:
         """Itself."""
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """End it: SIGTERM, then SIGKILL."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        error: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        """End it: SIGTERM, then SIGKILL. An *error* is told how it was until then, and what it logged last."""
+        if error is not None:
+            state = "ran" if self._child.poll() is None else f"had ended with {self._child.returncode}"
+            error.add_note(f"{self._log.stem} {state}; its log: {self._log.read_text()[-1000:]}")
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._child.poll() is None:
                 self._child.send_signal(number)
