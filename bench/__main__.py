@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -22,6 +23,8 @@ SUITES: Final = ("collector", "stages", "store", "query")
 def main() -> int:
     """Exit status 0 when all suites ran and no record was lost."""
     given = _arguments()
+    # So that whatever ends us, what we started ends too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # Tables are wide, and a log has no width of its own.
     console = Console() if sys.stdout.isatty() else Console(width=150)
     root = Path(__file__).parent.parent / ".bench"

@@ -1,7 +1,8 @@
 """Questions that people ask after an incident, on a month of records in the embedded store.
 
-The rows are made by the store itself, a day after the other as time would bring them; then it is started again, so
-that "first" is a question to a process that has read nothing yet (the system may still hold its files in memory).
+The rows are made by the store itself, in the order that time would bring them, and merged as far as the store merges
+them on its own. Then it is started again, so that "first" is a question to a process that has read nothing yet (the
+system may still hold its files in memory).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 DAYS: Final = 28
 REPETITIONS: Final = 7
+MERGE_LIMIT_S: Final = 120.0
+SLICE_ROWS: Final = 100_000  # of one statement; more would need more memory than the store gives one
 
 # A row for each number n: some 20,000 actors, 12 services, four records a trace, and 12 attributes.
 _GENERATE: Final = """
@@ -85,16 +88,17 @@ def run(settings: Settings) -> list[Case]:
         started = time.monotonic()
         _generate(client, settings.rows, now)
         settings.say(f"  {settings.rows:,} rows made in {time.monotonic() - started:.0f} s")
-        ((disk_bytes,),) = client.rows(
-            "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND table = 'records'"
+        _wait_for_merges(client)
+        ((disk_bytes, parts),) = client.rows(
+            "SELECT sum(bytes_on_disk), count() FROM system.parts WHERE active AND table = 'records'"
         )
         parameters = _parameters(client, now)
     process, port = start_store(settings.folder, every)
     with process, closing(_client(port)) as client:
-        client.ping()
+        _wait_for_merges(client)
         cases = [_asked(client, name, sql, parameters) for name, sql in QUESTIONS.items()]
     for case in cases:
-        case["rows"] = settings.rows
+        case["rows"], case["parts"] = settings.rows, parts
         case["disk_bytes_per_row"] = round(disk_bytes / settings.rows)
         settings.say(
             f"  {case['question']:40s} {case['warm_ms']:7.1f} ms ({case['first_ms']:.0f} the first time),"
@@ -113,13 +117,12 @@ def _generate(client: ClickHouseClient, rows: int, now: datetime) -> None:
     step_ns = whole_ns // rows
     begin_ns = int((now - timedelta(days=DAYS)).timestamp() * 1e9)
 
-    def make(day: int) -> None:
-        first, end = rows * day // DAYS, rows * (day + 1) // DAYS
+    def make(first: int) -> None:
         client.execute(
             _GENERATE,
             {
                 "first": first,
-                "count": end - first,
+                "count": min(SLICE_ROWS, rows - first),
                 "first_ns": begin_ns + first * step_ns,
                 "step_ns": step_ns,
             },
@@ -127,8 +130,18 @@ def _generate(client: ClickHouseClient, rows: int, now: datetime) -> None:
 
     # The store gives a statement one thread.
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as several:
-        for _ in several.map(make, range(DAYS)):
+        for _ in several.map(make, range(0, rows, SLICE_ROWS)):
             pass
+
+
+def _wait_for_merges(client: ClickHouseClient) -> None:
+    """Until the store has nothing to merge; questions asked meanwhile would share its cores."""
+    deadline = time.monotonic() + MERGE_LIMIT_S
+    quiet = 0
+    while quiet < 3 and time.monotonic() < deadline:
+        ((running,),) = client.rows("SELECT count() FROM system.merges")
+        quiet = 0 if running else quiet + 1
+        time.sleep(1)
 
 
 def _parameters(client: ClickHouseClient, now: datetime) -> dict[str, Any]:
