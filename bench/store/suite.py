@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from bench.results import Case
     from bench.settings import Settings
 
-# Rows of a block, and how many such blocks: enough of each for seconds of work.
-BLOCKS: Final = ((1_000, 60), (10_000, 15), (100_000, 3))
+# Rows of a block, and how many such blocks: enough of each for seconds of work. The last is about as large as the
+# collector's inserts get (drain.max_bytes).
+BLOCKS: Final = ((1_000, 60), (10_000, 15), (15_000, 10))
 STREAM: Final = "bench/store/0123456789abcdef"
 # In each trace id that is sent, so that it can be found in a row and replaced.
 NUMBER: Final = bytes.fromhex("5bd1e9950f8a47c3")
