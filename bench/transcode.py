@@ -13,7 +13,7 @@ import argparse
 import random
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.encode import Encoder
@@ -23,10 +23,9 @@ from auditspan_collector.transcode import COMPILED
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, MutableSequence
+    from collections.abc import Callable
 
     from auditspan_collector.record import Selection
-    from opentelemetry.proto.common.v1.common_pb2 import KeyValue
 
 SPANS = 512
 PERCENTAGES = (0, 5, 50, 100)
@@ -48,7 +47,7 @@ SCOPES = (
 )
 
 
-def add(attributes: MutableSequence[KeyValue], key: str, value: str | int | list[str]) -> None:
+def add(attributes: Any, key: str, value: str | int | list[str]) -> None:
     """Append one attribute."""
     one = attributes.add(key=key).value
     if isinstance(value, int):
@@ -126,13 +125,11 @@ def message(tagged_pct: int, seed: int = 1) -> bytes:
         span.status.SetInParent()
         attributes = ordinary(draw)
         if number * tagged_pct // 100 != (number + 1) * tagged_pct // 100:
-            for key, value in list(attributes.items())[:6]:
-                add(span.attributes, key, value)
-            for key, value in audit(draw, number + 1).items():
-                add(span.attributes, key, value)
+            wanted = {**dict(list(attributes.items())[:6]), **audit(draw, number + 1)}
         else:
-            for key, value in attributes.items():
-                add(span.attributes, key, value)
+            wanted = {**attributes}
+        for key, said in wanted.items():
+            add(span.attributes, key, said)
     return request.SerializeToString()
 
 

@@ -53,6 +53,7 @@ cdef class Transcoder:
     # What stays.
     cdef object plan, heads
     cdef Py_ssize_t leaf_version, attributes_per_span, value_bytes, request_bytes
+    cdef Py_ssize_t events_per_span, links_per_span, spans_per_request, min_messages, min_bytes_a_message
     cdef list kinds, status_codes
     cdef bytes shapes, names
     cdef bytes nibbles
@@ -65,7 +66,7 @@ cdef class Transcoder:
     # Of a request.
     cdef bytes body, tenant
     cdef Bytes p
-    cdef Py_ssize_t size, spans, tagged, copies, bytes
+    cdef Py_ssize_t size, spans, tagged, copies, bytes, groups, messages
     cdef bint instrumented
     cdef list leaves, places, odd, services
     cdef object resource, scope
@@ -88,6 +89,8 @@ cdef class Transcoder:
     cdef Py_ssize_t[::1] name_at, name_size, trace_at, span_at, dropped, flags
     cdef Py_ssize_t[::1] next_alike, last_alike
 
+    @cython.locals(allowed=Py_ssize_t)
+    cdef bint _is_too_much(self) noexcept
     @cython.locals(value=Number, byte=Number, shift=Py_ssize_t)
     cdef Py_ssize_t _varint(self, Py_ssize_t pos, Py_ssize_t end) noexcept
     @cython.locals(byte=Py_ssize_t, after=Py_ssize_t)
@@ -131,6 +134,7 @@ cdef class Transcoder:
     cdef Py_ssize_t _child(self, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t place) noexcept
     @cython.locals(kind=Py_ssize_t, code=Py_ssize_t)
     cdef bint _odd_values(self) noexcept
+    cdef bint _long_texts(self) noexcept
     @cython.locals(bits=cython.uint, i=Py_ssize_t)
     cdef bint _is_zero(self, Py_ssize_t begin, Py_ssize_t count) noexcept
     @cython.locals(

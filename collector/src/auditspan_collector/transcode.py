@@ -12,7 +12,7 @@ at, and copied column by column. What spans share, their resource and scope, com
 for each resource or scope of a request.
 
 What is given back: groups, a field that is not repeated and comes twice, an enum number without a name, bytes and
-nested values, numbers that are not finite, keys that repeat, values and counts over a limit, times that are out of
+nested values, numbers that are not finite, keys that repeat, texts and counts over a limit, times that are out of
 range or in the wrong order, invalid ids, and letters outside ASCII where case matters.
 
 Bounds. *pos* never passes *end*: every read of input is behind a comparison with the end of the message that it lies
@@ -139,8 +139,13 @@ class Plan(NamedTuple):
     kinds: tuple[str, ...]
     status_codes: tuple[str, ...]
     attributes_per_span: int
+    events_per_span: int
+    links_per_span: int
     value_bytes: int
     request_bytes: int
+    spans_per_request: int
+    min_messages: int
+    min_bytes_a_message: int
     heads: Callable[[bool, bytes], Head | None]
 
 
@@ -265,6 +270,10 @@ class Transcoder:
         self.heads = plan.heads
         self.leaf_version = plan.leaf_version
         self.attributes_per_span = plan.attributes_per_span
+        self.events_per_span = min(plan.events_per_span, _MAX_CHILDREN)
+        self.links_per_span = min(plan.links_per_span, _MAX_CHILDREN)
+        self.spans_per_request = plan.spans_per_request
+        self.min_messages, self.min_bytes_a_message = plan.min_messages, plan.min_bytes_a_message
         self.value_bytes = plan.value_bytes
         self.request_bytes = plan.request_bytes
         self.kinds = [_row_string(kind) for kind in plan.kinds]
@@ -349,6 +358,7 @@ class Transcoder:
         self.odd: list[int] = []
         self.services: list[str] = []
         self.spans = self.tagged = self.copies = self.bytes = 0
+        self.groups = self.messages = 0
 
     def run(self, body: bytes, tenant: str, *, instrumented: bool) -> Transcoded | None:
         """What the request *body* comes to; None when it is for the readable path. Raises what *heads* raises."""
@@ -358,7 +368,7 @@ class Transcoder:
         self.tenant = tenant.encode()
         self.instrumented = instrumented
         try:
-            if self._group(0, self.size, 0) < 0:
+            if self._group(0, self.size, 0) < 0 or self._is_too_much():
                 return None
             return Transcoded(
                 self.leaves, self.places, self.odd, self.services, self.spans, self.tagged, self.copies
@@ -366,6 +376,15 @@ class Transcoder:
         finally:
             self._forget()
             self.body = self.p = b""
+
+    def _is_too_much(self) -> int:
+        """Whether the readable path may refuse the request for how much is in it. *messages* is never too few."""
+        allowed = self.size // self.min_bytes_a_message
+        return (
+            self.spans > self.spans_per_request
+            or self.groups > self.spans_per_request
+            or (self.messages > allowed and self.messages > self.min_messages)
+        )
 
     # The walk. A position that is negative means: give the request up.
 
@@ -445,7 +464,10 @@ class Transcoder:
             if number > 3 or (level == 0 and number > 1):
                 continue
             stop = self.stop
+            self.messages += 1
             if number == (2 if level else 1):
+                if level < 2:
+                    self.groups += 1
                 if level == 2:
                     self.scope_begin, self.scope_end = begin, end
                     done = self._span(pos, stop)
@@ -468,7 +490,9 @@ class Transcoder:
         if count < 0:
             return _GIVE_UP
         if not self.is_tagged:
+            self.messages += count
             return 0
+        self.messages += 2 * count + 2
         done = self._leaf(begin, end, count)
         if done == _GIVE_UP:
             return _GIVE_UP
@@ -476,6 +500,7 @@ class Transcoder:
             self.copies += 1
             return 0
         if done == _ODD:
+            self.messages += (end - begin) // 2
             content = self._alone(begin, end)
             if content is None:
                 return _GIVE_UP
@@ -635,6 +660,7 @@ class Transcoder:
             fields = self._outside(self.resource_begin, self.resource_end)
             if fields is None:
                 return _GIVE_UP
+            self.messages += len(fields) // 2
             self.resource = self.heads(True, fields)
             self.resource_known = 1
             self.resource_counted = 0
@@ -646,6 +672,7 @@ class Transcoder:
             fields = self._outside(self.scope_begin, self.scope_end)
             if fields is None:
                 return _GIVE_UP
+            self.messages += len(fields) // 2
             self.scope = self.heads(False, fields)
             self.scope_known = 1
             if self.scope is not None:
@@ -671,7 +698,7 @@ class Transcoder:
         heads = self._find_heads()
         if heads < 0:
             return heads
-        if self._fields(begin, end, _SPAN, 16) < 0 or self._odd_values():
+        if self._fields(begin, end, _SPAN, 16) < 0 or self._odd_values() or self._long_texts():
             return _ODD
         self.texts.size = self.types.size = self.out.size = 0
         if self._map(0, count) < 0 or self._beginning() < 0 or self._who_did_what() < 0:
@@ -791,14 +818,16 @@ class Transcoder:
         if place == 9:  # Span.attributes, noted by _scan
             return 0
         if place == 11:  # Span.events
-            if self.events >= _MAX_CHILDREN:
+            if self.events >= self.events_per_span:
                 return _ODD
+            self.messages += (end - begin) // 2 + 1
             self.event_begin[self.events], self.event_end[self.events] = begin, end
             self.events += 1
             return 0
         if place == 13:  # Span.links
-            if self.links >= _MAX_CHILDREN:
+            if self.links >= self.links_per_span:
                 return _ODD
+            self.messages += (end - begin) // 2 + 1
             self.link_begin[self.links], self.link_end[self.links] = begin, end
             self.links += 1
             return 0
@@ -826,6 +855,14 @@ class Transcoder:
         code = self.value[_STATUS + 3]
         return code >= len(self.status_codes)
 
+    def _long_texts(self) -> int:
+        """Whether trace_state, name or the status' message is over the limit."""
+        return (
+            self.to[3] - self.at[3] > self.value_bytes
+            or self.to[5] - self.at[5] > self.value_bytes
+            or self.to[_STATUS + 2] - self.at[_STATUS + 2] > self.value_bytes
+        )
+
     def _is_zero(self, begin: int, count: int) -> int:
         bits = 0
         for i in range(count):
@@ -847,7 +884,7 @@ class Transcoder:
             size = self.key_end[i] - begin
             self.texts.text(self.p, begin, size)
             kind = self._text(i)
-            if kind < 0 or self.text_size[i] > self.value_bytes:
+            if kind < 0 or self.text_size[i] > self.value_bytes or size > self.value_bytes:
                 return _ODD
             self.kind[i] = kind
             if kind != _STRING:
@@ -879,6 +916,7 @@ class Transcoder:
             self.scratch.append(_double_text(self.body, pos + 1))
             kind = _DOUBLE if self.scratch.size else _ODD
         elif self.p[pos] == 0x2A:  # array_value
+            self.messages += (end - pos) // 2
             begin = self._open(pos + 1, end)
             kind = _ARRAY if begin >= 0 and self.stop == end and self._array(begin, end) >= 0 else _ODD
         else:
@@ -1236,6 +1274,8 @@ class Transcoder:
                 self.to[_EVENT + 2] - self.at[_EVENT + 2],
             )
             self.dropped[i] = self.value[_EVENT + 4]
+            if self.name_size[i] > self.value_bytes:
+                return _ODD
             if self._repeats(low, self.high) < 0 or self._map(low, self.high) < 0:
                 return _ODD
         self.out.varint(self.events)
@@ -1257,6 +1297,8 @@ class Transcoder:
             self.trace_at[i], self.span_at[i] = self.at[_LINK + 1], self.at[_LINK + 2]
             self.name_at[i], self.name_size[i] = self.at[_LINK + 3], self.to[_LINK + 3] - self.at[_LINK + 3]
             self.dropped[i], self.flags[i] = self.value[_LINK + 5], self.value[_LINK + 6]
+            if self.name_size[i] > self.value_bytes:
+                return _ODD
             if self._repeats(low, self.high) < 0 or self._map(low, self.high) < 0:
                 return _ODD
         self.out.varint(self.links)

@@ -11,6 +11,7 @@ from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from auditspan_collector.decode.wire import MIN_BYTES_A_MESSAGE, MIN_MESSAGES
 from auditspan_collector.errors import AuditspanError
 from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.heads import Heads
@@ -53,8 +54,13 @@ def plan_of(limits: Limits, heads: Heads) -> Plan:
         kinds=enrich.KINDS,
         status_codes=enrich.STATUS_CODES,
         attributes_per_span=limits.attributes_per_span,
+        events_per_span=limits.events_per_span,
+        links_per_span=limits.links_per_span,
         value_bytes=limits.value_bytes,
         request_bytes=limits.request_bytes,
+        spans_per_request=limits.spans_per_request,
+        min_messages=MIN_MESSAGES,
+        min_bytes_a_message=MIN_BYTES_A_MESSAGE,
         heads=heads,
     )
 
