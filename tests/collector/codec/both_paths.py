@@ -23,7 +23,11 @@ RECEIVED_UNIX_NS = 1_790_000_000_123_456_789
 INSTRUMENTED = Sender("instrumented", tenant="default", services=None, instrumented=True)
 FOREIGN = Sender("foreign", tenant="einzelhandel ä", services=("orders", "bill*"), instrumented=False)
 SENDERS = (INSTRUMENTED, FOREIGN)
-LIMITS = (Limits(), Limits(attributes_per_span=16, value_bytes=64))
+LIMITS = (
+    Limits(),
+    Limits(attributes_per_span=16, value_bytes=64),
+    Limits(value_bytes=64, events_per_span=1, links_per_span=1, spans_per_request=4),
+)
 
 
 def interpreted() -> ModuleType:

@@ -51,7 +51,7 @@ def test_they_agree_on_any_valid_encoding(request, seed, sender, path):
 
 @pytest.mark.parametrize("vector", GOLDEN, ids=[path.stem for path in GOLDEN])
 @pytest.mark.parametrize("sender", both_paths.SENDERS, ids=["instrumented", "foreign"])
-@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits"])
+@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits", "few of each"])
 def test_they_agree_on_the_golden_vectors(vector, sender, path):
     assert not path.differ(vector.read_bytes(), sender)
 
@@ -61,7 +61,7 @@ FOUND = sorted((Path(__file__).parents[2] / "golden" / "found").glob("*.bin"))
 
 
 @pytest.mark.parametrize("recorded", EXPORTERS, ids=[path.stem for path in EXPORTERS])
-@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits"])
+@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits", "few of each"])
 def test_they_agree_on_what_exporters_sent(recorded, path):
     body = recorded.read_bytes()
     (selection,) = {repr(said) for said in path.verdicts(body).values()}
@@ -70,7 +70,7 @@ def test_they_agree_on_what_exporters_sent(recorded, path):
 
 @pytest.mark.parametrize("recorded", FOUND, ids=[path.stem for path in FOUND])
 @pytest.mark.parametrize("sender", both_paths.SENDERS, ids=["instrumented", "foreign"])
-@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits"])
+@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits", "few of each"])
 def test_they_agree_on_what_a_fuzz_once_found(recorded, sender, path):
     assert not path.differ(recorded.read_bytes(), sender)
 
