@@ -61,7 +61,7 @@ FOUND = sorted((Path(__file__).parents[2] / "golden" / "found").glob("*.bin"))
 
 
 @pytest.mark.parametrize("recorded", EXPORTERS, ids=[path.stem for path in EXPORTERS])
-@pytest.mark.parametrize("path", PATHS, ids=["usual limits", "tight limits", "few of each"])
+@pytest.mark.parametrize("path", PATHS[:2], ids=["usual limits", "tight limits"])
 def test_they_agree_on_what_exporters_sent(recorded, path):
     body = recorded.read_bytes()
     (selection,) = {repr(said) for said in path.verdicts(body).values()}
