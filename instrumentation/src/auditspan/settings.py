@@ -134,7 +134,8 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
                 SPOOL_MAX_BYTES, DEFAULT_SPOOL_MAX_BYTES, int, 1024 * 1024, "bytes, 1048576 or more"
             )
         ),
-        spool_sync=reader.boolean(SPOOL_SYNC, default=False),
+        # As a database calls it; it means the same as on.
+        spool_sync=reader.text(SPOOL_SYNC).lower() == "full" or reader.boolean(SPOOL_SYNC, default=False),
         reads=reader.patterns(READS),
         grpc_read_methods=reader.patterns(GRPC_READ_METHODS) or DEFAULT_GRPC_READ_METHODS,
         span_attributes=reader.boolean(SPAN_ATTRIBUTES, default=True),

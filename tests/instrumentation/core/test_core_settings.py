@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from auditspan import settings
 
 OWN = "OTEL_AUDITSPAN_"
+README = (Path(__file__).parents[3] / "README.md").read_text()
 
 
 def test_without_any_variable_records_go_to_the_local_collector():
@@ -158,3 +160,15 @@ def test_another_collectors_headers_are_not_sent_to_the_default_endpoint():
         "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20of-the-vendor",
     }
     assert settings.read(environ).headers == ()
+
+
+@pytest.mark.parametrize("word", ["full", "FULL", "on", "true"])
+def test_waiting_for_the_disk_at_every_record_has_two_names(word):
+    chosen = settings.read({settings.SPOOL_SYNC: word})
+    assert chosen.spool_sync
+    assert chosen.problems == ()
+
+
+@pytest.mark.parametrize(("variable", "value"), re.findall(rf"({OWN}\w+)=([^\s`]+)", README))
+def test_what_the_readme_sets_is_accepted(variable, value):
+    assert settings.read({variable: value}).problems == ()
