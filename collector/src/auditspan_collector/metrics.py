@@ -271,7 +271,9 @@ INTRODUCTION: Final = """\
 # Metrics
 
 The collector serves Prometheus metrics on `telemetry.metrics_listen` (`http://127.0.0.1:8888/metrics`), and on
-`/healthz` of the same address `ok`, or with status 503 why it takes no records. Beside its own it shows the
+`/healthz` of the same address `ok`, or with status 503 why it takes no records. gRPC's health service says the same.
+A full spool or disk is such a reason until a commit succeeds, or nobody has tried for 15 seconds, so that whoever
+balances load by it finds out. That needs no restart: use it for readiness, not for liveness. Beside its own it shows the
 process's (`process_resident_memory_bytes`, `process_cpu_seconds_total`, `process_open_fds`, ...).
 
 Worth an alarm:

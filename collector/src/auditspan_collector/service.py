@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 # Of the limit; the rest is the drain's.
 _RECEIVERS_SHARE: Final = 0.4
 _MIN_DRAIN_S: Final = 1.0
+# A full spool is believed to be full for this long after a refusal. Then requests must be let through to find out:
+# whoever balances load by our health would never send one again. Longer than what senders are told to wait.
+_FULL_S: Final = 15.0
+_LOG_EVERY_S: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -213,14 +217,32 @@ class Service:
         started.callback(self._health.stopping)
 
 
+def _later(delay_s: float, call: Callable[[], None]) -> None:
+    timer = threading.Timer(delay_s, call)
+    timer.daemon = True
+    timer.start()
+
+
 class Health:
     """Whether requests are kept: no while starting and stopping, and no after a commit failed until one succeeds.
 
-    A full spool is not ill: it says itself when to come back. Thread-safe.
+    With a full spool or disk also no, until a commit succeeds or nobody has tried for 15 s. The log says when
+    refusing begins and when it has ended, at most once a minute. Thread-safe.
     """
 
-    def __init__(self) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        later: Callable[[float, Callable[[], None]], None] = _later,
+    ) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
+        self._later = later
+        self._full = ""  # the problem, as long as a full spool is one
+        self._refused_at = 0.0
+        self._refused_requests = 0  # since the log said that it begins; 0 while it has not
+        self._began_at = float("-inf")
         self._problem = "starting"
         self._tell: Callable[[bool], None] = lambda healthy: None  # noqa: ARG005 - nobody is told yet
 
@@ -244,12 +266,44 @@ class Health:
     def committed(self) -> None:
         """A commit succeeded."""
         if self._problem:
+            self._full = ""
             self._set("")
+        if self._refused_requests:
+            _log.info(
+                "records are taken again; %d requests were refused in %.0f s",
+                self._refused_requests,
+                self._clock() - self._began_at,
+            )
+            self._refused_requests = 0
 
-    def failed(self, error: BaseException) -> None:
-        """A commit failed."""
-        if not isinstance(error, SpoolFull | ShuttingDown):
+    def failed(self, error: BaseException, *, requests: int = 1) -> None:
+        """A commit of so many requests failed."""
+        if isinstance(error, SpoolFull):
+            self._refused(str(error), requests)
+        elif not isinstance(error, ShuttingDown):
             self._set(f"the last commit to the spool failed: {error}")
+
+    def _refused(self, problem: str, requests: int) -> None:
+        now = self._refused_at = self._clock()
+        if self._refused_requests:
+            self._refused_requests += requests
+        elif now - self._began_at >= _LOG_EVERY_S:
+            self._began_at, self._refused_requests = now, requests
+            _log.warning("records are refused, senders keep them and try again: %s", problem)
+        if not self._full:
+            self._later(_FULL_S, self._still_full)
+        self._full = problem
+        self._set(problem)
+
+    def _still_full(self) -> None:
+        """Called _FULL_S after the first refusal, and again for as long as others follow."""
+        full, left_s = self._full, self._refused_at + _FULL_S - self._clock()
+        if full and left_s > 0:
+            self._later(left_s, self._still_full)
+        elif full:
+            self._full = ""
+            if self._problem == full:
+                self._set("")
 
     def _set(self, problem: str) -> None:
         with self._lock:
@@ -281,7 +335,7 @@ class _Listening:
         self._metrics.flagged(conflicts=conflicts, forgotten=forgotten)
 
     def refused(self, error: BaseException, *, requests: int) -> None:
-        self._health.failed(error)
+        self._health.failed(error, requests=requests)
         self._metrics.refused(error, requests=requests)
 
 

@@ -14,7 +14,7 @@ import grpc
 import httpx
 import pytest
 from auditspan_collector import config, service
-from auditspan_collector.errors import ConfigError, SpoolInUse
+from auditspan_collector.errors import ConfigError, SpoolFull, SpoolInUse
 from auditspan_collector.spool import Spool
 from collector.service.otlp_peer import request_bytes, wait_until
 from google.protobuf import json_format
@@ -251,7 +251,9 @@ def test_a_full_spool_asks_to_come_back_and_keeps_what_it_has(collector, send):
     assert found["auditspan_spool_records",] == number > 10
     assert found["auditspan_spool_bytes",] <= found["auditspan_spool_capacity_bytes",]
     assert found["auditspan_commit_refused_requests_total", "spool_full"] == 1
-    assert httpx.get(f"http://127.0.0.1:{running.metrics_port}/healthz").text == "ok\n"
+    health = httpx.get(f"http://127.0.0.1:{running.metrics_port}/healthz")
+    assert health.status_code == 503
+    assert "is full" in health.text
 
 
 def test_json_and_protobuf_of_one_request_are_one_record(collector):
@@ -338,6 +340,47 @@ def test_health_says_when_commits_fail_and_when_they_work_again():
     health.committed()
     assert health.problem() == "stopping"
     assert told == [True, False, True, False]
+
+
+def full():
+    return SpoolFull("spool /s can't be written: no space left; free disk space", retry_after_s=5)
+
+
+def test_a_full_disk_is_said_until_nobody_has_tried_for_a_while(caplog):
+    now, timers, told = [100.0], [], []
+    health = service.Health(clock=lambda: now[0], later=lambda delay_s, call: timers.append((delay_s, call)))
+    health.on_change(told.append)
+    health.failed(full())
+    now[0] += 10
+    health.failed(full(), requests=4)
+    assert "free disk space" in health.problem()
+    (first,) = timers
+    now[0] += 5
+    first[1]()  # the last refusal was 5 s ago
+    assert "free disk space" in health.problem()
+    assert [delay_s for delay_s, _ in timers] == [15, 10]
+    now[0] += 10
+    timers[1][1]()
+    assert health.problem() == ""
+    assert told == [True, False, True]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_the_log_says_once_that_refusing_begins_and_once_that_it_ended(caplog):
+    caplog.set_level("INFO")
+    now = [100.0]
+    health = service.Health(clock=lambda: now[0], later=lambda *_: None)
+    health.on_change(lambda _: None)
+    for _ in range(3):  # commits of little and of much take turns for half a minute
+        health.failed(full())
+        health.failed(full(), requests=2)
+        now[0] += 10
+        health.committed()
+    assert health.problem() == ""
+    assert caplog.messages == [
+        "records are refused, senders keep them and try again: spool /s can't be written: no space left; free disk space",
+        "records are taken again; 3 requests were refused in 10 s",
+    ]
 
 
 def test_what_was_kept_is_there_after_a_restart_in_the_same_stream(collector):
