@@ -170,7 +170,7 @@ def test_a_stack_is_in_the_same_line():
 def test_metrics_on_loopback_are_not_for_web_pages(headers, status, path):
     listener = socket.create_server(("127.0.0.1", 0))
     port = listener.getsockname()[1]
-    server = MetricsServer(Metrics(version="1", stream="s"), lambda: "")
+    server = MetricsServer(Metrics(version="1", stream="s").registry, lambda: ("", ""))
     server.start(listener)
     try:
         assert httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers).status_code == status
