@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import click
 import pytest
-from auditspan_collector.cli.connection import read_connection_file, resolve, write_connection_file
+from auditspan_collector.cli.connection import (
+    connection_options,
+    read_connection_file,
+    resolve,
+    write_connection_file,
+)
 from auditspan_collector.errors import ConfigError
+from click.testing import CliRunner
 
 RUNNING = {"url": "http://127.0.0.1:9123", "user": "reader", "password": "from up", "database": "audit"}
 
@@ -57,6 +64,44 @@ def test_what_is_said_comes_before_the_file_before_a_running_up_before_the_defau
     assert shown(resolve()) == ("http://127.0.0.1:8123", "default", "", "audit")
     monkeypatch.setenv("AUDITSPAN_DATA", str(data))
     assert shown(resolve()) == tuple(RUNNING.values())
+
+
+def asked(*arguments, **variables):
+    """What a command with these arguments and variables would ask."""
+    found = []
+
+    @click.command()
+    @connection_options
+    def command(connection):
+        found.append(connection)
+
+    environment = {f"AUDITSPAN_{name}": str(value) for name, value in variables.items()}
+    CliRunner(env=environment).invoke(command, [str(each) for each in arguments], catch_exceptions=False)
+    return shown(*found)
+
+
+def test_a_store_on_the_command_line_comes_before_every_variable(data, file):
+    server = {"CLICKHOUSE_URL": "http://h:1", "CLICKHOUSE_USER": "bob", "CLICKHOUSE_DATABASE": "x"}
+    from_file = ("https://server:8443", "writer", "from file", "other")
+    assert asked(**server) == ("http://h:1", "bob", "", "x")
+    assert asked("--data", data, CONFIG=file, **server) == tuple(RUNNING.values())
+    assert asked("--config", file, DATA=data, **server) == from_file
+    assert asked("--config", file, "--data", data) == from_file
+    assert asked("--url", "http://h:2", CONFIG=file, **server) == ("http://h:2", "bob", "", "x")
+
+
+def test_user_and_database_come_before_those_of_a_file(data, file, monkeypatch):
+    assert asked("--data", data, "--database", "old") == ("http://127.0.0.1:9123", "reader", "from up", "old")
+    assert asked("--data", data, "--user", "bob") == ("http://127.0.0.1:9123", "bob", "", "audit")
+    monkeypatch.setenv("AUDITSPAN_CLICKHOUSE_PASSWORD", "of bob")
+    assert asked("--data", data) == tuple(RUNNING.values())
+    assert asked("--user", "bob", CONFIG=file) == ("https://server:8443", "bob", "of bob", "other")
+    assert asked("--user", "bob") == ("http://127.0.0.1:8123", "bob", "of bob", "audit")
+
+
+def test_a_file_that_may_not_be_read_is_one_line(file, monkeypatch):
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert asked("--config", file)[0] == "https://server:8443"  # it is reading that says so, not a usage text
 
 
 def test_a_running_up_in_the_usual_place_is_found(tmp_path):

@@ -24,7 +24,11 @@ Examples:
   AUDITSPAN_CONFIG=auditspan.yaml auditspan config check"""
 )
 @click.argument(
-    "file", type=click.Path(path_type=Path), envvar="AUDITSPAN_CONFIG", required=False, default=None
+    "file",
+    type=click.Path(readable=False, path_type=Path),
+    envvar="AUDITSPAN_CONFIG",
+    required=False,
+    default=None,
 )
 @data_option
 def check(file: Path | None, data: Path | None) -> None:

@@ -8,11 +8,13 @@ A command takes the shared options and receives the answer::
 
 The first of these that is there decides:
 
-1. ``--url`` or ``AUDITSPAN_CLICKHOUSE_URL``, with ``--user`` and ``AUDITSPAN_CLICKHOUSE_PASSWORD``
-   (or ``http://user:password@host:8123``);
+1. ``--url`` or ``AUDITSPAN_CLICKHOUSE_URL`` (also ``http://user:password@host:8123``);
 2. the ``clickhouse`` section of ``--config`` or ``AUDITSPAN_CONFIG``;
 3. the file ``connection`` that a running ``auditspan up`` leaves in its data folder, with a reader's password;
 4. ``http://127.0.0.1:8123`` as ``default`` without a password.
+
+``--user`` with ``AUDITSPAN_CLICKHOUSE_PASSWORD``, and ``--database``, go before what that one says. The command line
+goes before the environment: with ``--config`` or ``--data`` on it, no variable names another store, user or database.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import click
+from click.core import ParameterSource
+from msgspec.structs import replace
 
 from auditspan_collector.cli.data_folder import write_private
 from auditspan_collector.errors import ConfigError
@@ -53,7 +57,7 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         metavar="NAME",
         envvar="AUDITSPAN_CLICKHOUSE_USER",
         show_envvar=True,
-        help="User for --url; its password is read from AUDITSPAN_CLICKHOUSE_PASSWORD.",
+        help="User to ask as; its password is read from AUDITSPAN_CLICKHOUSE_PASSWORD.",
     )
     @click.option(
         "--database",
@@ -66,7 +70,7 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--config",
         "config_file",
         metavar="FILE",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         envvar="AUDITSPAN_CONFIG",
         show_envvar=True,
         help="Read the address from the clickhouse section of this file.",
@@ -74,7 +78,7 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
     @click.option(
         "--data",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         envvar="AUDITSPAN_DATA",
         show_envvar=True,
         help="Data folder of a running `auditspan up`.  [default: ~/.local/share/auditspan]",
@@ -89,10 +93,21 @@ def connection_options(function: Callable[..., Any]) -> Callable[..., Any]:
         data: Path | None,
         **kwargs: Any,
     ) -> Any:
-        found = resolve(url=url, user=user, database=database, config_file=config_file, data=data)
+        said = {"url": url, "user": user, "database": database, "config_file": config_file, "data": data}
+        found = resolve(**_before_environment(click.get_current_context(), said))
         return function(*args, connection=found, **kwargs)
 
     return with_connection
+
+
+def _before_environment(context: click.Context, said: dict[str, Any]) -> dict[str, Any]:
+    """*said* without the variables that a store named on the command line makes void."""
+    typed = {name for name in said if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if not typed & {"url", "config_file", "data"}:
+        return said
+    # Variables with a user and a database are for the variable's store, or for an address without them.
+    kept = typed | {"user", "database"} if "url" in typed else typed
+    return {name: value for name, value in said.items() if name in kept}
 
 
 def resolve(
@@ -111,15 +126,25 @@ def resolve(
     from auditspan_collector.config import default_data_folder, load  # noqa: PLC0415 - not needed before
 
     if config_file:
-        return load(config_file).clickhouse
+        return _as(load(config_file).clickhouse, user=user, database=database)
     folder = data or default_data_folder(os.environ)
     if written := read_connection_file(folder):
-        return written
+        return _as(written, user=user, database=database)
     if data:
         raise ConfigError(
             f"--data {data}: no `auditspan up` runs there; start it with `auditspan up --data {data}`, or give --url"
         )
-    return Config(url="http://127.0.0.1:8123", database=database or DEFAULT_DATABASE)
+    default = Config(url="http://127.0.0.1:8123", database=DEFAULT_DATABASE)
+    return _as(default, user=user, database=database)
+
+
+def _as(found: clickhouse.Config, *, user: str | None, database: str | None) -> clickhouse.Config:
+    """*found*, asked as *user* in *database* where they are given. Another user never gets the first one's password."""
+    if user:
+        password = os.environ.get("AUDITSPAN_CLICKHOUSE_PASSWORD")
+        kept = found.password if user == found.user else ""
+        found = replace(found, user=user, password=kept if password is None else password)
+    return replace(found, database=database) if database else found
 
 
 def write_connection_file(folder: Path, *, url: str, user: str, password: str, database: str) -> Path:

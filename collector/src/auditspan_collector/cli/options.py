@@ -15,7 +15,7 @@ config_option = click.option(
     "--config",
     "config_file",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     envvar="AUDITSPAN_CONFIG",
     show_envvar=True,
     help="Configuration file; without one every setting has its default.",
@@ -23,7 +23,7 @@ config_option = click.option(
 data_option = click.option(
     "--data",
     metavar="DIR",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     envvar="AUDITSPAN_DATA",
     show_envvar=True,
     help="Data folder.  [default: ~/.local/share/auditspan]",

@@ -52,7 +52,7 @@ def _folder_options(function: Callable[..., Any]) -> Callable[..., Any]:
         "--spool",
         "folder",
         metavar="DIR",
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         help="The spool's folder.  [default: spool.path of the configuration, and those of workers in it]",
     )
     return config_option(data_option(option(function)))
