@@ -14,7 +14,8 @@
     |-- StoreUnavailable     (retryable) ClickHouse does not answer, or says to try again
     |-- StoreRejected        ClickHouse answered, and will answer the same again
     |-- StoreInUse           another process owns the embedded store's folder
-    `-- QueryError           a question that can't be asked that way
+    |-- QueryError           a question that can't be asked that way
+    `-- NotFound             the question was good; what it names is not in the store
 
 `retryable` says whether the same input may succeed later: a transient error is retried, a permanent one
 needs a person. Messages say what, where, and what to do.
@@ -112,3 +113,7 @@ class StoreInUse(AuditspanError):  # noqa: N818 - a state
 
 class QueryError(AuditspanError):
     """A question that can't be asked that way: a time that is no time, an id that is no id."""
+
+
+class NotFound(AuditspanError):  # noqa: N818 - an answer
+    """What was asked for by name or id is not in the store (yet)."""

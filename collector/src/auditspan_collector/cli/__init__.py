@@ -1,7 +1,7 @@
 """The ``auditspan`` command: one module per subcommand, imported only when it is asked for.
 
-Errors that we raise on purpose become one line on stderr: exit 2 when a setting or the command line is wrong,
-1 when the answer is an error, a question that can't be asked that way among them. ``--debug`` shows the traceback as well.
+Errors that we raise on purpose become one line on stderr: exit 2 when a setting or the command line is wrong, a
+question that can't be asked that way among them; 1 when the answer is an error. ``--debug`` shows the traceback as well.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from auditspan_collector.errors import AuditspanError, ConfigError
+from auditspan_collector.errors import AuditspanError, ConfigError, QueryError
 
 # Name -> (module that has `command`, one line for --help). The line stands here so that --help imports nothing.
 COMMANDS = {
@@ -51,7 +51,7 @@ class LazyGroup(click.Group):
             if ctx.params.get("debug"):
                 traceback.print_exc()
             click.echo(f"auditspan: {error}", err=True)
-            ctx.exit(2 if isinstance(error, ConfigError) else 1)
+            ctx.exit(2 if isinstance(error, ConfigError | QueryError) else 1)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
         """Import the module of *cmd_name*; None for a name that is no command."""

@@ -29,7 +29,7 @@ def commands() -> str:
         "# Commands",
         "",
         "Every page is what the command says under `--help`. Errors are one line on stderr; the exit status is 2 when a",
-        "setting or an argument is wrong, and 1 when something else is.",
+        "setting or an argument is wrong or a question can't be asked that way, and 1 when something else is.",
         "",
     ]
     top = _context(cli.auditspan, "auditspan")

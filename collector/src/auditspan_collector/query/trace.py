@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
-from auditspan_collector.errors import QueryError
+from auditspan_collector.errors import NotFound, QueryError
 from auditspan_collector.query.copies import Copies
 from auditspan_collector.query.filter import Conditions, trace_condition
 from auditspan_collector.query.rows import SELECT, read_row
@@ -78,13 +78,13 @@ class Trace:
 def trace(client: ClickHouseClient, trace_id: str, *, most: int = MAX_RECORDS) -> Trace:
     """The trace whose id begins with the hex digits *trace_id* (6 to 32), up to *most* records.
 
-    Raises QueryError when the digits are no beginning of a trace id, when no record has one, or when several
-    traces begin so (the message names them); StoreUnavailable and StoreRejected as the client does.
+    Raises QueryError when the digits are no beginning of a trace id, or of several traces (the message names
+    them); NotFound when no record has one; StoreUnavailable and StoreRejected as the client does.
     """
     sql, parameters = trace_query(trace_id, most=most)
     rows = [read_row(row) for row in client.rows(sql, parameters)]
     if not rows:
-        raise QueryError(
+        raise NotFound(
             f"no record has a trace id that begins with {trace_id}; it may not have arrived yet, or the trace "
             "has no audited span"
         )
