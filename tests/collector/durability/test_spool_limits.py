@@ -255,17 +255,31 @@ def test_the_defaults_are_possible():
     ("change", "message"),
     [
         ({"max_bytes": 1 << 20}, r"spool\.max_bytes: 1048576 is too small; at least 67108864"),
+        ({"max_bytes": 900 << 40}, r"spool\.max_bytes: 989560464998400 is too large; at most 17592186044416 \(16 TiB\)"),
         ({"dedup_window_records": -1}, r"spool\.dedup_window_records: -1; 0 \(off\) or more"),
         ({"dedup_window_records": 5_000_000}, r"spool\.dedup_window_records: 5000000 leaves too little.*at most \d+"),
         ({"path": "spool"}, r"spool\.path: 'spool' is relative"),
         ({"path": "/dev/null/spool"}, r"spool\.path: /dev/null is not a folder"),
         ({"path": "/dev/shm/spool", "allow_memory_filesystem": False}, r"spool\.path: /dev/shm/spool is memory"),
     ],
-    ids=["too small", "negative", "window too large", "relative", "a file", "memory"],
+    ids=["too small", "too large", "negative", "window too large", "relative", "a file", "memory"],
 )  # fmt: skip
 def test_impossible_settings_are_refused_with_path_value_and_what_is_allowed(spool_config, change, message):
     with pytest.raises(ConfigError, match=message):
         check(msgspec.structs.replace(spool_config, **change))
+
+
+@pytest.mark.parametrize("kind", ["proc", "sysfs", "cgroup2"])
+def test_a_file_system_that_keeps_no_files_is_refused(spool_config, monkeypatch, kind):
+    monkeypatch.setattr("auditspan_collector.spool.config.file_system", lambda _: kind)
+    with pytest.raises(
+        ConfigError, match=rf"spool\.path: .* is on {kind}, which keeps no files\. Choose a folder"
+    ):
+        check(spool_config)
+
+
+def test_the_most_that_is_allowed_can_be_opened(spool_config):
+    Spool.open(msgspec.structs.replace(spool_config, max_bytes=16 << 40), "default", "c").close()
 
 
 def test_the_most_that_is_named_for_the_window_is_allowed(spool_config):

@@ -13,6 +13,8 @@ from auditspan_collector.errors import ConfigError
 
 MIB = 1 << 20
 MIN_BYTES = 64 * MIB
+# LMDB maps the file at its largest size. A process on x86-64 or arm64 has 128 TiB of addresses for all that it maps.
+MAX_BYTES = 16 << 40
 
 # Disk that one remembered record costs at most: a commit of a single record makes an entry of 54 bytes, and LMDB's
 # pages are filled in order.
@@ -38,6 +40,10 @@ OWN_FILES = frozenset(
 # The first worker's spool is the folder itself, so that going from one worker to several moves nothing.
 _WORKER = re.compile(r"[2-9]|[1-9][0-9]{1,3}")
 _MEMORY = {"tmpfs", "ramfs", "devtmpfs"}
+_PSEUDO = {
+    "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "efivarfs", "fusectl", "hugetlbfs",
+    "mqueue", "nsfs", "proc", "pstore", "securityfs", "selinuxfs", "sysfs", "tracefs",
+}  # fmt: skip
 _REMOTE = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "ceph", "fuse.glusterfs"}
 
 
@@ -149,6 +155,8 @@ def _check_sizes(config: Config) -> None:
             raise ConfigError(f"spool.{setting}: {getattr(config, setting)}; 0 (off) or more")
     if config.max_bytes < MIN_BYTES:
         raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too small; at least {MIN_BYTES} (64 MiB)")
+    if config.max_bytes > MAX_BYTES:
+        raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too large; at most {MAX_BYTES} (16 TiB)")
     _check_room(config, "dedup_sequences", SEQUENCE_BYTES)
     _check_room(config, "dedup_window_records", SEEN_BYTES_PER_RECORD)
 
@@ -211,6 +219,10 @@ def _check_file_system(config: Config, existing: Path) -> tuple[str, ...]:
         raise ConfigError(
             f"spool.path: {config.path} is memory ({kind}); a reboot would lose records. Choose a disk, "
             "or set spool.allow_memory_filesystem: true for tests"
+        )
+    if kind in _PSEUDO:
+        raise ConfigError(
+            f"spool.path: {config.path} is on {kind}, which keeps no files. Choose a folder on a local disk"
         )
     if kind in _REMOTE:
         raise ConfigError(
