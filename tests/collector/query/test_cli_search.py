@@ -240,6 +240,24 @@ def test_help_shows_examples(ask_shop):
     assert "PATTERN" in shown
 
 
+def test_a_start_time_in_the_future_does_not_stand_first_for_ever(shelf, auditspan, make_record):
+    now = time.time_ns()
+    for number, (name, start) in enumerate(
+        [("alice", now), ("ahead", now + 60 * 10**9), ("mallory", 2**63 - 1)]
+    ):
+        shelf.add(
+            make_record(actor_id=name, start_time_unix_ns=start, record_id=uuid.UUID(int=number + 1).bytes),
+            stream=f"default/{name}/00",
+        )
+    found = auditspan("search", "--limit", "2", "--columns", "actor")
+    assert found.stdout.split() == ["ACTOR", "ahead", "alice"]
+    first, second = found.stderr.splitlines()[:2]
+    assert re.fullmatch(r"2 records from .* until now", first)
+    assert second == "1 record later than now, by the senders' clocks: `--since now` shows them"
+    assert "mallory" in auditspan("search", "--since", "now").stdout
+    assert "later than now" not in auditspan("search", "--until", "now").stderr
+
+
 def read_until(terminal, text, within_s=30):
     """What the terminal shows until *text* is among it."""
     output = b""

@@ -17,13 +17,14 @@ from auditspan_collector.cli.record_formats import COLUMNS, CSV, NARROW, PRINTER
 from auditspan_collector.cli.render import Screen
 from auditspan_collector.errors import StoreUnavailable
 from auditspan_collector.query.filter import Filter, Match
-from auditspan_collector.query.times import Window, format_time, parse_window
+from auditspan_collector.query.times import NANOSECONDS, Window, format_time, parse_window
 
 if TYPE_CHECKING:
     from datetime import tzinfo
 
     from auditspan_collector import clickhouse
     from auditspan_collector.cli.record_formats import Printer
+    from auditspan_collector.clickhouse import ClickHouseClient
     from auditspan_collector.query.follow import Follower
 
 _FIELDS: Final = (
@@ -37,6 +38,9 @@ _FIELDS: Final = (
     "origin",
     "client_address",
 )
+
+# A start time is the sender's to choose: without an end, one of the year 2262 would stand first for ever.
+_AHEAD_NS: Final = 5 * 60 * NANOSECONDS  # what an honest clock may be ahead of ours
 
 EPILOG: Final = """\b
 Examples:
@@ -95,7 +99,11 @@ def _columns(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
     "--trace-id", default="", metavar="HEX", help="In this trace, of any time; its first 6 digits or more."
 )
 @click.option("--since", metavar="TIME", help="Began at or after.  [default: 24h]")
-@click.option("--until", metavar="TIME", help="Began before; a day counts as a whole.")
+@click.option(
+    "--until",
+    metavar="TIME",
+    help="Began before; a day counts as a whole.  [default: now, and 5m for clocks]",
+)
 @click.option("--utc/--local", default=True, help="Zone of the times you give and see.  [default: utc]")
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most this many records."
@@ -150,7 +158,13 @@ def command(
     chosen = columns or (CSV if form == "csv" else WIDE if screen.wide else NARROW)
     printer = PRINTERS[form](screen, chosen, zone, following)
     request = _Request(
-        connection, wanted, options["limit"], options["oldest_first"], options["poll_seconds"], zone
+        connection,
+        wanted,
+        options["limit"],
+        options["oldest_first"],
+        options["poll_seconds"],
+        zone,
+        until_now=not options["until"],
     )
     if following:
         request.follow(printer)
@@ -162,9 +176,16 @@ def _filter(options: dict[str, Any], zone: tzinfo | None) -> Filter:
     if options["trace_id"] and not options["since"] and not options["until"]:
         window = Window()
     else:
-        window = parse_window(options["since"], options["until"], now_ns=time.time_ns(), zone=zone)
+        now_ns = time.time_ns()
+        window = parse_window(options["since"], options["until"], now_ns=now_ns, zone=zone)
+        if window.until_ns is None and (window.since_ns or 0) < now_ns:
+            window = replace(window, until_ns=now_ns + _AHEAD_NS)
     patterns = {name: tuple(Match.parse(text) for text in options[name]) for name in _FIELDS}
     return Filter(**patterns, text=options["text"], trace_id=options["trace_id"], window=window)
+
+
+def _records(number: int) -> str:
+    return "no record" if not number else f"{number} record{'s' * (number > 1)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +196,7 @@ class _Request:
     oldest_first: bool
     poll_s: float
     zone: tzinfo | None
+    until_now: bool
 
     def search(self, printer: Printer) -> None:
         from auditspan_collector.clickhouse import ClickHouseClient  # noqa: PLC0415 - keeps `--help` fast
@@ -186,11 +208,23 @@ class _Request:
             rows = search(client, self.wanted, limit=self.limit + 1, order=order)
             printer.print_all(islice(rows, self.limit))
             more = next(rows, None) is not None
-        count = printer.count
-        what = "no record" if not count else f"{count} record{'s' * (count > 1)}"
+            later = self._count_later(client)
         first = "oldest" if self.oldest_first else "newest"
-        note(f"{what} {self._window()}" + (f"; the {first}, there are more: --limit" if more else ""))
+        note(
+            f"{_records(printer.count)} {self._window()}"
+            + (f"; the {first}, there are more: --limit" if more else "")
+        )
+        if later:
+            note(f"{_records(later)} later than now, by the senders' clocks: `--since now` shows them")
         printer.legend()
+
+    def _count_later(self, client: ClickHouseClient) -> int:
+        from auditspan_collector.query.search import count  # noqa: PLC0415 - keeps `--help` fast
+
+        end = self.wanted.window.until_ns
+        if not self.until_now or end is None:
+            return 0
+        return count(client, replace(self.wanted, window=Window(since_ns=end)))
 
     def follow(self, printer: Printer) -> None:
         from auditspan_collector.clickhouse import ClickHouseClient  # noqa: PLC0415 - keeps `--help` fast
@@ -235,5 +269,5 @@ class _Request:
         if since is None:
             return "at any time"
         zone_name = "UTC" if self.zone is UTC else "local time"
-        end = "now" if until is None else f"{format_time(until, self.zone)} {zone_name}"
+        end = "now" if until is None or self.until_now else f"{format_time(until, self.zone)} {zone_name}"
         return f"from {format_time(since, self.zone)} {zone_name} until {end}"

@@ -66,6 +66,14 @@ def search(
             return
 
 
+def count(client: ClickHouseClient, wanted: Filter) -> int:
+    """How many records *search* has to choose from, copies across collectors included. Raises as *search* does."""
+    found = conditions(wanted)
+    sql = f"SELECT count() FROM records WHERE {found.sql}"  # noqa: S608 - constants and placeholders only
+    ((number,),) = client.rows(sql, found.parameters)
+    return int(number)
+
+
 def page_query(
     wanted: Filter, *, size: int, order: Order = "newest", behind: StoredRecord | None = None
 ) -> tuple[str, Parameters]:
