@@ -143,7 +143,7 @@ def test_clickhouse_is_away_for_longer_than_it_remembers_tokens(make_line, share
         line.proxy.heal()
         senders.progress(50)
     verdict = judge(line, senders, finish(line))
-    seen = "was first tried long ago: the store has"
+    seen = "was tried before: the store has"
     assert seen in line.collector_log()
     judged(
         f"ClickHouse away until it forgot the token; it had {part} of the range",

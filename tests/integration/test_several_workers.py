@@ -232,7 +232,7 @@ def test_a_second_signal_ends_all_of_them_at_once(line):
     slow = [socket.create_connection(("127.0.0.1", line.http)) for _ in range(8)]
     for each in slow:
         each.sendall(
-            b"POST /v1/traces HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\n"
+            b"POST /v1/traces HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
             b"content-type: application/json\r\ncontent-length: 10\r\n\r\n"
         )
         assert each.recv(100).startswith(b"HTTP/1.1 100")

@@ -423,9 +423,9 @@ def test_a_query_id_that_runs_is_refused(store):
     slow.request(
         "POST", "/?query_id=twice", body=b"SELECT sleepEachRow(0.2) FROM numbers(5) SETTINGS max_block_size=1"
     )
-    seen = store.ask("SELECT 1", query_id="twice")
-    while seen.status == 200:  # the first one has not started yet
-        seen = store.ask("SELECT 1", query_id="twice")
-    assert seen.code == 216
+    running = "SELECT count() FROM system.processes WHERE position(query, 'sleepEach' || 'Row') > 0"
+    while store.ask(running).body.strip() == b"0":
+        assert slow.sock is not None
+    assert store.ask("SELECT 1", query_id="twice").code == 216
     assert slow.getresponse().read().count(b"\n") == 5
     slow.close()

@@ -21,6 +21,7 @@ import os
 import re
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan_proto.v1 import record_pb2
@@ -121,7 +122,7 @@ def _write(path: Path, batch: SealedBatch, reason: str) -> None:
         "last": batch.last_index,
         "sha256": hashlib.sha256(content).hexdigest(),
         "columns": INSERT_COLUMNS,
-        "set_aside": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "set_aside": datetime.fromtimestamp(time.time_ns() // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "reason": reason[:1024],
     }
     draft = path.with_suffix(".draft")
