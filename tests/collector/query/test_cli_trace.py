@@ -9,6 +9,8 @@ from auditspan_collector.query.trace import trace
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 REFUND = "df6f85687a0d5820baa1a069a04eff2d"
 
+DAY = ("--since", "2026-11-24", "--until", "2026-11-24")
+
 
 def test_a_refund_is_one_tree_across_three_services(ask_shop):
     shown = ask_shop.in_terminal("auditspan", "trace", REFUND)
@@ -34,7 +36,7 @@ def test_the_beginning_of_a_trace_id_is_enough(shop, prefix):
 
 
 def test_what_search_shows_as_the_trace_is_what_trace_takes(ask_shop):
-    found = ask_shop("search", "--since", "2026-11-24", "--action", "GRANT", "--columns", "trace")
+    found = ask_shop("search", *DAY, "--action", "GRANT", "--columns", "trace")
     (short,) = found.stdout.split()[1:]
     assert ask_shop("trace", short).stdout.count("needs the role admin") == 1
 
@@ -104,7 +106,7 @@ def test_json_lists_the_records_in_the_order_of_the_tree(ask_shop):
 def test_failures_and_reasons_are_said_in_words(ask_shop):
     shown = ask_shop(
         "trace",
-        ask_shop("search", "--since", "2026-11-24", "expired", "--columns", "trace").stdout.split()[1],
+        ask_shop("search", *DAY, "expired", "--columns", "trace").stdout.split()[1],
     )
     assert "✗ failure  CREATE order:1235  by bob@shop.example (customer)" in shown.stdout
     assert "reason: card expired" in shown.stdout
