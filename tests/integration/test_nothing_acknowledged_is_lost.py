@@ -84,7 +84,7 @@ def test_while_clickhouse_is_away_for_a_minute_records_wait_on_disk_and_memory_s
         taken = len(client.acknowledged) - acknowledged_before
         line.start_store()
     assert taken > 5_000  # it went on taking records all the time
-    # What waited is tens of MB of records; none of it may be in memory.
+    # What waited is tens of MB of records; none of it may be in memory, and what is remembered of them has a bound.
     assert most_mb - before_mb < 25, (before_mb, most_mb, taken)
     line.wait_for_records(client.acknowledged, limit_s=60)
     stored = line.stored_ids()

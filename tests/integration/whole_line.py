@@ -28,7 +28,7 @@ receiver:
 telemetry: {{metrics_listen: "127.0.0.1:{metrics}"}}
 clickhouse: {{url: "http://127.0.0.1:{store}", connect_timeout_s: 1s}}
 store: {{listen: "127.0.0.1:{store}", path: "{folder}/store"}}
-spool: {{path: "{folder}/spool", max_bytes: 512MiB, allow_memory_filesystem: true}}
+spool: {{path: "{folder}/spool", max_bytes: 512MiB, dedup_window_records: 20000, allow_memory_filesystem: true}}
 drain: {{retry_max_s: 500ms}}
 """
 
