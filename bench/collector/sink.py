@@ -20,7 +20,6 @@ from urllib.parse import parse_qs, urlsplit
 from bench.collector.spans import SPAN_MARK
 
 _ROWS: Final = re.compile(rb"INSERT INTO .{1,8000}? FORMAT RowBinary\s", re.IGNORECASE | re.DOTALL)
-_EMPTY_NATIVE: Final = b""
 _CHUNK_HEAD_BYTES: Final = 64
 
 
@@ -116,11 +115,16 @@ def _answer(question: str) -> bytes:
     if "version()" in question:
         return b"26.9.1.1\tUTC\n"
     if "max(ledger_index)" in question:
-        # One block of Native: two columns, one row, each UInt64 zero.
-        return b"\x02\x01" + b"".join(
-            bytes([len(name)]) + name + b"\x06UInt64" + bytes(8) for name in (b"max", b"count")
-        )
+        return _zeroes(b"max", b"count")
+    if "count() FROM system.tables" in question:
+        return _zeroes(b"count")
     return b""
+
+
+def _zeroes(*names: bytes) -> bytes:
+    """One block of Native with one row, each column UInt64 zero."""
+    columns = (bytes([len(name)]) + name + b"\x06UInt64" + bytes(8) for name in names)
+    return bytes([len(names), 1]) + b"".join(columns)
 
 
 def main(port: int) -> None:
