@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
-HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/transcode,.py .pxd)
+HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
+	transcode.py transcode.pxd sealing.py sealing.pxd native.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults bench lint fuzz asan format proto clean

@@ -1,7 +1,8 @@
 """Compile the hot path, and nothing else; everything that can be said without code is in pyproject.toml.
 
 `auditspan_collector.transcode` runs as it stands, too slowly to be used; compiled it is the way of OTLP/protobuf
-through the collector. Where there is no compiler the package installs without it and the readable path serves. Set
+through the collector. Where there is no compiler the package installs without it and the readable path serves, and
+`auditspan_collector.sealing` runs as it stands. Set
 AUDITSPAN_REQUIRE_COMPILED=1 where that would be a fault (images, CI): the build fails then. AUDITSPAN_SANITIZE=1 builds
 it with AddressSanitizer, for `make asan`.
 """
@@ -41,14 +42,17 @@ setup(
     ext_modules=cythonize(
         [
             Extension(
-                "auditspan_collector.transcode",
-                ["src/auditspan_collector/transcode.py"],
+                f"auditspan_collector.{name}",
+                [f"src/auditspan_collector/{name}.py"],
+                depends=["src/auditspan_collector/native.h"],
+                include_dirs=["src/auditspan_collector"],
                 extra_compile_args=sanitize or ["-O3"],
                 extra_link_args=sanitize[:1],
             )
+            for name in ("transcode", "sealing")
         ],
         force=bool(sanitize),
-        # The types stand in transcode.pxd; Python's own annotations are for readers and mypy. Indexes are never
+        # The types stand in the .pxd beside each; Python's own annotations are for readers and mypy. Indexes are never
         # negative and always checked by the walk itself.
         compiler_directives={
             "language_level": 3,

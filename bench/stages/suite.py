@@ -106,13 +106,13 @@ def _one_group(
     client: ClickHouseClient,
 ) -> None:
     with clock.stage("encode"):
-        leaves = [leaf for request in requests for leaf in encode(request).leaves]
-    if not leaves:
+        blocks = [encode(request).leaves for request in requests]
+    if not any(map(len, blocks)):
         return
     with clock.stage("seal"):
-        append(LedgerState(spool.stream), leaves)
+        append(LedgerState(spool.stream), blocks)
     with clock.stage("commit"):
-        spool.commit(leaves)
+        spool.commit(blocks)
     while True:
         with clock.stage("read"):
             batch = spool.read(10_000, 16 << 20)

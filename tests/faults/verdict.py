@@ -113,7 +113,7 @@ def judge(
         wrong_roots=tuple(
             spool.stream
             for spool in spools
-            if Frontier().append(found.leaves(spool.stream)) != spool.frontier
+            if Frontier().append(b"".join(found.leaves(spool.stream))) != spool.frontier
         ),
         left_in_spool=sum(spool.backlog for spool in spools),
         streams=len({stream for stream, *_ in found.rows}),

@@ -3,6 +3,17 @@
 
 cimport cython
 
+cdef extern from "native.h":
+    bint auditspan_sha256_load(const char* library)
+    bint auditspan_sha256_leaf(
+        const unsigned char* leaf, Py_ssize_t begin, Py_ssize_t end, const unsigned char* last, Py_ssize_t last_size,
+        unsigned char* identity, Py_ssize_t identity_at, unsigned char* hash, Py_ssize_t hash_at
+    ) noexcept
+    bint auditspan_sha256_id(
+        const unsigned char* begin, Py_ssize_t size, const unsigned char* body, Py_ssize_t a, Py_ssize_t a_size,
+        Py_ssize_t b, Py_ssize_t b_size, unsigned char* digest
+    ) noexcept
+
 cdef extern from *:
     """
     typedef unsigned char *__restrict__ auditspan_target;
@@ -20,7 +31,8 @@ cdef Py_ssize_t _ACTOR_AUTH_METHOD, _ACTOR_DELEGATE, _REASON, _ACTION, _OUTCOME,
 cdef Py_ssize_t _CLIENT_ADDRESS, _SEQUENCE_STREAM, _SEQUENCE_NUMBER, _HTTP_STATUS, _GRPC_STATUS, _GROUPS
 cdef Py_ssize_t _SPAN, _EVENT, _LINK, _STATUS
 cdef Py_ssize_t _STRING, _BOOL, _INT, _DOUBLE, _ARRAY, _EMPTY
-cdef Py_ssize_t _MAX_ATTRIBUTES, _MAX_CHILDREN, _BUCKETS, _PLACES
+cdef Py_ssize_t _MAX_ATTRIBUTES, _MAX_CHILDREN, _BUCKETS, _PLACES, _KEPT_BYTES
+cdef bint _DIRECT
 cdef tuple _TYPE_NAMES
 
 
@@ -64,11 +76,14 @@ cdef class Transcoder:
     cdef bytes actor_types, origins, outcomes, grpc_denied, grpc_ok
     cdef bytes unknown, unverified, success, failure, denied
     # Of a request.
-    cdef bytes body, tenant
-    cdef Bytes p
+    cdef bytes body, tenant, received, id_begin
+    cdef Bytes p, received_p, id_begin_p
+    cdef object sequence_key
+    cdef bytes key, key_service
+    cdef Py_ssize_t key_at, key_to
     cdef Py_ssize_t size, spans, tagged, copies, bytes, groups, messages
     cdef bint instrumented
-    cdef list leaves, places, odd, services
+    cdef list odd, services
     cdef object resource, scope
     cdef bint resource_known, scope_known, resource_counted
     cdef Py_ssize_t resource_begin, resource_end, scope_begin, scope_end
@@ -78,10 +93,12 @@ cdef class Transcoder:
     # What a step leaves for the next.
     cdef Number number
     cdef Py_ssize_t tag, start, stop, high, events, links
-    cdef Py_ssize_t service_at, service_to, record_id_at, stream_at, number_at
+    cdef Py_ssize_t record_id_at, stream_at, stream_to, stream_size
+    cdef Number sequence
     cdef bint is_tagged
     # Of a span.
-    cdef _Buffer out, texts, types, scratch
+    cdef _Buffer out, ends, hashes, identities, keys, numbers
+    cdef _Buffer texts, types, scratch
     cdef Py_ssize_t[::1] at, to, first
     cdef Number[::1] value
     cdef Py_ssize_t[::1] key_begin, key_end, value_begin, value_end, text_at, text_size, kind
@@ -100,8 +117,14 @@ cdef class Transcoder:
     cdef Py_ssize_t _skip(self, Py_ssize_t wire_type, Py_ssize_t pos, Py_ssize_t end) noexcept
     @cython.locals(begin=Py_ssize_t, number=Py_ssize_t, stop=Py_ssize_t, done=Py_ssize_t)
     cdef Py_ssize_t _group(self, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t level) except -3
-    @cython.locals(count=Py_ssize_t, done=Py_ssize_t, content=bytes)
+    @cython.locals(count=Py_ssize_t, start=Py_ssize_t, done=Py_ssize_t, content=bytes)
     cdef Py_ssize_t _span(self, Py_ssize_t begin, Py_ssize_t end) except -3
+    @cython.locals(end=Py_ssize_t)
+    cdef int _close(self, Py_ssize_t begin) except -1
+    @cython.locals(i=Py_ssize_t)
+    cdef int _claim(self) except -1
+    @cython.locals(begin=Py_ssize_t, end=Py_ssize_t)
+    cdef bytes _sequence(self)
     @cython.locals(count=Py_ssize_t, tag=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t _scan(self, Py_ssize_t pos, Py_ssize_t end) noexcept
     @cython.locals(begin=Py_ssize_t, stop=Py_ssize_t, value=Py_ssize_t, value_end=Py_ssize_t)
@@ -174,12 +197,13 @@ cdef class Transcoder:
     @cython.locals(begin=Py_ssize_t, count=Py_ssize_t, stop=Py_ssize_t)
     cdef Py_ssize_t _role_list(self, Py_ssize_t pos, Py_ssize_t end) except -4
     cdef int _record_id(self, Py_ssize_t index) except -1
-    @cython.locals(begin=bytes, ids=bytes, digest=bytes, i=Py_ssize_t, byte=Py_ssize_t)
+    @cython.locals(ids=bytes, i=Py_ssize_t, byte=Py_ssize_t)
     cdef int _derive_record_id(self) except -1
     @cython.locals(count=Py_ssize_t, high=Py_ssize_t, i=Py_ssize_t, byte=Py_ssize_t, digit=Py_ssize_t)
     cdef bint _uuid(self, Py_ssize_t place) noexcept
     @cython.locals(place=Py_ssize_t, bits=Py_ssize_t, i=Py_ssize_t)
     cdef int _span_id(self, Py_ssize_t index) except -1
+    cdef int _sequence_stream(self, Py_ssize_t index) except -1
     @cython.locals(number=Number, i=Py_ssize_t, digit=Py_ssize_t)
     cdef int _sequence_number(self, Py_ssize_t index) except -1
     @cython.locals(i=Py_ssize_t, low=Py_ssize_t)

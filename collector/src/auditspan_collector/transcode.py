@@ -1,15 +1,16 @@
-"""HOT PATH: from the bytes of an OTLP request to the rows of its audit-tagged spans, without building objects.
+"""HOT PATH: from the bytes of an OTLP request to the leaves of its audit-tagged spans, without building objects.
 
 This source runs in two forms with one result: as it stands, and compiled by Cython with the types that transcode.pxd
-gives its variables. It says nothing of its own about what is right: whatever is malformed or rare it gives back, the
-whole request (*run* returns None) or one span (as a request that holds only that span), to the readable path, which
-is the oracle. So the errors that a sender sees are always those of the readable path, and what is here can be short.
+gives its variables; functions called auditspan_... are those of native.h, known to the compiled form only. It says
+nothing of its own about what is right: whatever is malformed or rare it gives back, the whole request (*run* returns
+None) or one span (as a request that holds only that span), to the readable path, which is the oracle. So the errors
+that a sender sees are always those of the readable path, and what is here can be short.
 
 Theory. OTLP is lengths all the way down, and a string's bytes and its length stand on ClickHouse's wire as they
 stand on OTLP's. One pass over a span's fields judges what the readable path judges of every span: framing, and UTF-8
 of the attribute keys. It notes where keys and values lie. Only when a key starts with ``audit.`` is the rest looked
-at, and copied column by column. What spans share, their resource and scope, comes ready encoded from *heads*, once
-for each resource or scope of a request.
+at, and copied column by column; its hashes are taken while it is in the cache. What spans share, their resource and
+scope, comes ready encoded from *heads*, once for each resource or scope of a request.
 
 What is given back: groups, a field that is not repeated and comes twice, an enum number without a name, bytes and
 nested values, numbers that are not finite, keys that repeat, texts and counts over a limit, times that are out of
@@ -24,6 +25,7 @@ https://clickhouse.com/docs/interfaces/formats/RowBinary
 
 from __future__ import annotations
 
+import _hashlib
 import hashlib
 import struct
 from array import array
@@ -31,10 +33,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from auditspan import attributes as names
 
+from auditspan_collector.record import Leaves
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 COMPILED: Final = not __file__.endswith(".py")
+# Whether OpenSSL is called directly (native.h); an object for each digest costs more than the digest.
+_DIRECT: Final = COMPILED and auditspan_sha256_load(getattr(_hashlib, "__file__", "").encode())  # type: ignore[name-defined] # noqa: F821
 
 # What a step of the walk answers where it does not answer a position or a count.
 _GIVE_UP, _ODD, _COPY = -1, -2, -3
@@ -98,6 +104,7 @@ _MAX_ATTRIBUTES: Final = 1024  # of a span and all in it
 _MAX_CHILDREN: Final = 128  # events and links of a span
 _BUCKETS: Final = 256
 _PLACES: Final = 64
+_KEPT_BYTES: Final = 2 << 20  # of the room that a request's leaves took; what was larger is given back
 
 # The value of each hex digit, 255 for anything else. A table, because the digits of an id can't be predicted.
 _NIBBLES: Final = bytes(
@@ -152,15 +159,13 @@ class Plan(NamedTuple):
 class Transcoded(NamedTuple):
     """What a request comes to.
 
-    *leaves* are the columns of leaves without the last one, received_time, in the order of their spans. But those at
-    the indexes *odd* are requests with one span each, for the readable path. *services* names the services of the others.
-    *places* says of each leaf where its service_name begins and ends, and where its record_id, sequence_stream and
-    sequence_number begin; of an odd one it says nothing of use.
+    *leaves* are in the order of their spans. Missing among them are those of the *odd* spans: for each, how many leaves
+    stand before it, and a request with that span alone, for the readable path. *services* names the services of the
+    others, *tagged* counts them.
     """
 
-    leaves: list[bytes]
-    places: list[tuple[int, int, int, int, int]]
-    odd: list[int]
+    leaves: Leaves
+    odd: list[tuple[int, bytes]]
     services: list[str]
     spans: int
     tagged: int
@@ -288,7 +293,8 @@ class Transcoder:
         self._learn_words(plan)
 
     def _make_room(self) -> None:
-        self.out, self.texts, self.types, self.scratch = (_Buffer(4096) for _ in range(4))
+        self.texts, self.types, self.scratch = (_Buffer(4096) for _ in range(3))
+        self._make_room_for_leaves()
         self.at, self.to = _longs(len(_SHAPES)), _longs(len(_SHAPES))
         self.value = array("Q", bytes(8 * len(_SHAPES)))
         self.key_begin, self.key_end = _longs(_MAX_ATTRIBUTES), _longs(_MAX_ATTRIBUTES)
@@ -302,11 +308,18 @@ class Transcoder:
         self.dropped, self.flags = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
         self.next_alike = _longs(_MAX_ATTRIBUTES)
         self.last_alike = _longs(_PLACES)
-        self.body, self.tenant = b"", b""
+        self.body, self.tenant, self.received, self.id_begin = b"", b"", b"", b""
+        self.received_p = self.id_begin_p = b""
+        self.sequence = self.stream_size = 0
         self.resource_first = self.resource_dropped = self.resource_url = self.resource_rest = b""
         self.scope_first = self.scope_dropped = self.scope_url = self.scope_rest = b""
         self.service = ""
         self._forget()
+
+    def _make_room_for_leaves(self) -> None:
+        self.out, self.ends, self.hashes, self.identities, self.keys, self.numbers = (
+            _Buffer(4096) for _ in range(6)
+        )
 
     def _learn_names(self, plan: Plan) -> None:
         """Number the attribute names that matter, so that a key is looked up once."""
@@ -352,30 +365,58 @@ class Transcoder:
         self.scope: Head | None = None
         self.resource_known = self.scope_known = 0
         self.resource_counted = 0
-        self.leaves: list[bytes] = []
-        self.places: list[tuple[int, int, int, int, int]] = []
-        self.service_at = self.service_to = self.record_id_at = self.stream_at = self.number_at = 0
-        self.odd: list[int] = []
+        self.out.size = self.ends.size = self.hashes.size = self.identities.size = 0
+        self.keys.size = self.numbers.size = 0
+        self.record_id_at = self.stream_at = self.stream_to = 0
+        self.key = self.key_service = b""
+        self.key_at = self.key_to = 0
+        self.odd: list[tuple[int, bytes]] = []
         self.services: list[str] = []
         self.spans = self.tagged = self.copies = self.bytes = 0
         self.groups = self.messages = 0
 
-    def run(self, body: bytes, tenant: str, *, instrumented: bool) -> Transcoded | None:
-        """What the request *body* comes to; None when it is for the readable path. Raises what *heads* raises."""
+    def run(
+        self,
+        body: bytes,
+        tenant: str,
+        received: bytes,
+        sequence_key: Callable[[bytes, bytes], bytes],
+        *,
+        instrumented: bool,
+    ) -> Transcoded | None:
+        """What the request *body* comes to; None when it is for the readable path.
+
+        *received* is the column received_time; *sequence_key* names the sequence of a service and a stream
+        (record.sequence_key, for the sender). Raises what *heads* raises.
+        """
         self._forget()
         self.body, self.p = body, body
         self.size = len(body)
         self.tenant = tenant.encode()
+        self.received, self.received_p = received, received
+        self.id_begin = b"auditspan record id\x00" + self.tenant + b"\x00"
+        self.id_begin_p = self.id_begin
+        self.sequence_key = sequence_key
         self.instrumented = instrumented
         try:
             if self._group(0, self.size, 0) < 0 or self._is_too_much():
                 return None
-            return Transcoded(
-                self.leaves, self.places, self.odd, self.services, self.spans, self.tagged, self.copies
-            )
+            return Transcoded(self._taken(), self.odd, self.services, self.spans, self.tagged, self.copies)
         finally:
+            if self.out.capacity > _KEPT_BYTES:
+                self._make_room_for_leaves()
             self._forget()
             self.body = self.p = b""
+
+    def _taken(self) -> Leaves:
+        return Leaves(
+            bytes(self.out.p[: self.out.size]),
+            array("Q", bytes(self.ends.p[: self.ends.size])),
+            bytes(self.hashes.p[: self.hashes.size]),
+            bytes(self.identities.p[: self.identities.size]),
+            bytes(self.keys.p[: self.keys.size]),
+            array("Q", bytes(self.numbers.p[: self.numbers.size])),
+        )
 
     def _is_too_much(self) -> int:
         """Whether the readable path may refuse the request for how much is in it. *messages* is never too few."""
@@ -493,6 +534,7 @@ class Transcoder:
             self.messages += count
             return 0
         self.messages += 2 * count + 2
+        start = self.out.size
         done = self._leaf(begin, end, count)
         if done == _GIVE_UP:
             return _GIVE_UP
@@ -500,23 +542,75 @@ class Transcoder:
             self.copies += 1
             return 0
         if done == _ODD:
+            self.out.size = start
             self.messages += (end - begin) // 2
             content = self._alone(begin, end)
             if content is None:
                 return _GIVE_UP
-            self.odd.append(len(self.leaves))
+            self.odd.append((self.tagged, content))
+            self.bytes += len(content) + len(self.received)
         else:
-            content = bytes(self.out.p[: self.out.size])
+            self._close(start)
             self.tagged += 1
             if not self.resource_counted:
                 self.resource_counted = 1
                 self.services.append(self.service)
-        self.leaves.append(content)
-        self.places.append(
-            (self.service_at, self.service_to, self.record_id_at, self.stream_at, self.number_at)
-        )
-        self.bytes += len(content) + 8  # and received_time
+            self.bytes += self.out.size - start
         return 0 if self.bytes <= self.request_bytes else _GIVE_UP
+
+    def _close(self, begin: int) -> None:
+        """Complete the leaf that begins at *begin* of self.out: received_time, its hashes, and whose retry it may be."""
+        end = self.out.size
+        self.hashes.need(32)
+        self.identities.need(32)
+        if _DIRECT:
+            if not auditspan_sha256_leaf(  # type: ignore[name-defined] # noqa: F821
+                self.out.p,
+                begin,
+                end,
+                self.received_p,
+                len(self.received),
+                self.identities.p,
+                self.identities.size,
+                self.hashes.p,
+                self.hashes.size,
+            ):
+                raise MemoryError("OpenSSL can't compute a digest")
+            self.identities.size += 16
+            self.hashes.size += 32
+        else:
+            digest = hashlib.sha256(b"\x00" + bytes(self.out.p[begin:end]))
+            self.identities.append(digest.digest()[:16])
+            digest.update(self.received)
+            self.hashes.append(digest.digest())
+        self.out.append(self.received)
+        self.ends.fixed64(self.out.size)
+        self._claim()
+
+    def _claim(self) -> None:
+        """Note which record the leaf claims to be (Leaf.key, Leaf.number)."""
+        # An empty string is its length alone.
+        if self.sequence == 0 or self.stream_to - self.stream_at == 1:
+            self.numbers.fixed64(0)
+            self.keys.need(16)
+            for i in range(16):
+                self.keys.p[self.keys.size + i] = self.out.p[self.record_id_at + _uuid_place(i)]
+            self.keys.size += 16
+        else:
+            self.numbers.fixed64(self.sequence)
+            self.keys.append(self._sequence())
+
+    def _sequence(self) -> bytes:
+        """The name of the leaf's sequence. A request has few, and the leaves of one stand together."""
+        begin, end = self.stream_at, self.stream_to
+        if self.key_service is not self.resource_first or not _same(
+            self.out.p, begin, end - begin, self.out.p, self.key_at, self.key_to
+        ):
+            stream = bytes(self.out.p[end - self.stream_size : end])
+            self.key = self.sequence_key(self.service.encode(), stream)
+            self.key_service = self.resource_first
+            self.key_at, self.key_to = begin, end
+        return self.key
 
     def _scan(self, pos: int, end: int) -> int:
         """Judge the framing and the attribute keys of a span; how many attributes it has. Sets self.is_tagged."""
@@ -683,7 +777,7 @@ class Transcoder:
     # One tagged span.
 
     def _leaf(self, begin: int, end: int, count: int) -> int:
-        """Write the leaf of a tagged span into self.out; 0, or _COPY, _ODD or _GIVE_UP."""
+        """Append the leaf of a tagged span to self.out, but for its last column; 0, or _COPY, _ODD or _GIVE_UP."""
         if count >= _MAX_ATTRIBUTES or count > self.attributes_per_span:
             return _ODD
         if self._find_names(count) < 0:
@@ -700,7 +794,7 @@ class Transcoder:
             return heads
         if self._fields(begin, end, _SPAN, 16) < 0 or self._odd_values() or self._long_texts():
             return _ODD
-        self.texts.size = self.types.size = self.out.size = 0
+        self.texts.size = self.types.size = 0
         if self._map(0, count) < 0 or self._beginning() < 0 or self._who_did_what() < 0:
             return _ODD
         self._ending()
@@ -1001,9 +1095,7 @@ class Transcoder:
         self.out.append(self.kinds[self.value[6]])
         self.out.append(self.status_codes[self.value[_STATUS + 3]])
         self.out.text(self.p, self.at[_STATUS + 2], self.to[_STATUS + 2] - self.at[_STATUS + 2])
-        self.service_at = self.out.size
         self.out.append(self.resource_first)
-        self.service_to = self.out.size
         self.out.text(self.tenant, 0, len(self.tenant))
         return 0
 
@@ -1053,9 +1145,7 @@ class Transcoder:
         self._said_or(_TARGET_TYPE, b"")
         self._said_or(_TARGET_ID, b"")
         self._client_address()
-        self.stream_at = self.out.size
-        self._said_or(_SEQUENCE_STREAM, b"")
-        self.number_at = self.out.size
+        self._sequence_stream(self._said(_SEQUENCE_STREAM))
         self._sequence_number(self._said(_SEQUENCE_NUMBER))
         return 0
 
@@ -1198,11 +1288,19 @@ class Transcoder:
             self._derive_record_id()
 
     def _derive_record_id(self) -> None:
-        begin = b"auditspan record id\x00" + self.tenant + b"\x00"
-        ids = self.body[self.at[1] : self.at[1] + 16] + self.body[self.at[2] : self.at[2] + 8]
-        digest = hashlib.sha256(begin + ids).digest()
+        if _DIRECT:
+            self.scratch.size = 0
+            self.scratch.need(32)
+            if not auditspan_sha256_id(  # type: ignore[name-defined] # noqa: F821
+                self.id_begin_p, len(self.id_begin), self.p, self.at[1], 16, self.at[2], 8, self.scratch.p
+            ):
+                raise MemoryError("OpenSSL can't compute a digest")
+        else:
+            ids = self.body[self.at[1] : self.at[1] + 16] + self.body[self.at[2] : self.at[2] + 8]
+            self.scratch.size = 0
+            self.scratch.append(hashlib.sha256(self.id_begin + ids).digest())
         for i in range(16):
-            byte = digest[i]
+            byte = self.scratch.p[i]
             if i == 6:
                 byte = byte & 0x0F | 0x80  # version 8
             elif i == 8:
@@ -1243,6 +1341,12 @@ class Transcoder:
             for i in range(place, place + 16, 2):
                 self.out.byte(self.nibble[self.texts.p[i]] << 4 | self.nibble[self.texts.p[i + 1]])
 
+    def _sequence_stream(self, index: int) -> None:
+        self.stream_at = self.out.size
+        self.stream_size = self.text_size[index] if index >= 0 else 0
+        self.out.text(self.texts.p, self.text_at[index] if index >= 0 else 0, self.stream_size)
+        self.stream_to = self.out.size
+
     def _sequence_number(self, index: int) -> None:
         """Append decimal digits as a number; 0 when they are none, or too many."""
         number = 0
@@ -1253,6 +1357,7 @@ class Transcoder:
                     number = 0
                     break
                 number = number * 10 + digit
+        self.sequence = number
         self.out.fixed64(number)
 
     # Events and links: of each column, all its elements.

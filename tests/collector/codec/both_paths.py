@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import partial
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,8 @@ from auditspan_collector.errors import AuditspanError, InvalidRequest
 from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.encode import Encoder
 from auditspan_collector.processor.enrich import Limits
-from auditspan_collector.record import OtlpRequest, Sender
+from auditspan_collector.record import OtlpRequest, Sender, sequence_key
+from auditspan_collector.schema import received_column
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -81,4 +83,6 @@ def verdict(encode, request: OtlpRequest) -> object:
 def taken(body: bytes, module: ModuleType, sender: Sender = INSTRUMENTED, limits: Limits = LIMITS[0]):
     """What the hot path itself makes of a request, before the readable one helps; None when it gives it up."""
     encoder = Encoder(limits, module.Transcoder)
-    return encoder.transcoder().run(body, sender.tenant, instrumented=sender.instrumented)
+    return encoder.transcoder().run(
+        body, sender.tenant, received_column(0), partial(sequence_key, ""), instrumented=sender.instrumented
+    )

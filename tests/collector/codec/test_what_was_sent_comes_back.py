@@ -140,7 +140,7 @@ def test_the_engine_gives_back_the_very_bytes_of_each_column(table, column):
         stream,
         "RawBLOB",
     )
-    assert selection.leaves[0].content.startswith(before)
+    assert next(iter(selection.leaves)).content.startswith(before)
     assert before.endswith(theirs)
 
 
@@ -151,7 +151,7 @@ def names_up_to(column: str) -> list[str]:
 
 def test_the_whole_row_and_its_hash_come_back(table):
     selection, stream = store(table, awkward_request().SerializeToString())
-    leaf = selection.leaves[0]
+    leaf = next(iter(selection.leaves))
     assert stored(table, f"SELECT {ROW_BINARY}", stream, "RawBLOB") == leaf.content
     assert stored(table, f"SELECT {leaf_sql()}", stream, "RawBLOB") == leaf.hash
     assert leaf.hash == hashlib.sha256(b"\x00" + leaf.content).digest()
@@ -161,7 +161,9 @@ def test_the_bytes_stay_the_same_when_parts_are_merged(table):
     kept = [store(table, awkward_request().SerializeToString()) for _ in range(3)]
     table.execute(f"OPTIMIZE TABLE {DATABASE}.records FINAL")
     for selection, stream in kept:
-        assert stored(table, f"SELECT {ROW_BINARY}", stream, "RawBLOB") == selection.leaves[0].content
+        assert (
+            stored(table, f"SELECT {ROW_BINARY}", stream, "RawBLOB") == next(iter(selection.leaves)).content
+        )
 
 
 def test_a_key_that_repeats_reads_as_its_first_value(table):

@@ -15,7 +15,7 @@ from auditspan_collector.migrations import migrate
 from auditspan_collector.pipeline.drain import Config as DrainConfig
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.pipeline.intake import Intake
-from auditspan_collector.record import OtlpRequest, Selection, Sender
+from auditspan_collector.record import Leaves, OtlpRequest, Selection, Sender
 from auditspan_collector.schema import encode_leaf
 from auditspan_collector.spool import Config, Spool
 from collector.durability.sealing import make_record
@@ -25,7 +25,7 @@ SENDER = Sender("anonymous", "default", None, instrumented=True)
 
 def encode(request: OtlpRequest) -> Selection:
     first, count = map(int, request.body.split())
-    leaves = tuple(encode_leaf(make_record(n)) for n in range(first, first + count))
+    leaves = Leaves.of(encode_leaf(make_record(n)) for n in range(first, first + count))
     return Selection(leaves, spans=count, tagged=count)
 
 

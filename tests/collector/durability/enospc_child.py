@@ -11,7 +11,7 @@ import sys
 
 from auditspan_collector.errors import SpoolFull
 from auditspan_collector.spool import Config, Spool
-from collector.durability.sealing import empty, make_leaves
+from collector.durability.sealing import empty, make_leaves, one_request
 
 LIMIT_BYTES = 4 << 20
 
@@ -20,7 +20,7 @@ def fill(spool: Spool, first: int) -> tuple[int, str]:
     """Commit from record *first* on until refused; the next record, and the refusal."""
     while True:
         try:
-            spool.commit(make_leaves(first, 50, size=2000))
+            spool.commit(one_request(make_leaves(first, 50, size=2000)))
         except SpoolFull as error:
             return first, str(error)
         first += 50

@@ -11,7 +11,7 @@ import random
 import sys
 
 from auditspan_collector.spool import Config, Spool
-from collector.durability.sealing import make_leaves, make_numbered
+from collector.durability.sealing import make_leaves, make_numbered, one_request
 
 
 def main() -> None:
@@ -32,11 +32,11 @@ def main() -> None:
             leaves += make_numbered(again.encode(), first, many, received=rng.getrandbits(32))
         if rng.random() < 0.3:
             rng.shuffle(leaves)
-        spool.commit(leaves)
+        spool.commit(one_request(leaves))
         state[name] = done + count
         sys.stdout.write(f"acked {name} {done + count}\n")
         sys.stdout.flush()
-        spool.commit(make_leaves(others, 30))  # of other senders, which push the window on
+        spool.commit(one_request(make_leaves(others, 30)))  # of other senders, which push the window on
         others += 30
 
 

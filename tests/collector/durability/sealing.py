@@ -6,10 +6,10 @@ import dataclasses
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from auditspan_collector.record import AuditRecord, Leaf, sequence_key
+from auditspan_collector.record import AuditRecord, Leaf, Leaves, sequence_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from auditspan_collector.record import SealedBatch
@@ -39,6 +39,11 @@ def make_numbered(sequence: bytes, first: int, count: int, *, received: int = 0)
 
 def make_leaves(first: int, count: int, size: int = 0) -> list[Leaf]:
     return [make_leaf(b"record %d " % n + bytes([n % 251]) * size) for n in range(first, first + count)]
+
+
+def one_request(leaves: Iterable[Leaf]) -> list[Leaves]:
+    """*leaves* as the only request of a commit."""
+    return [Leaves.of(leaves)]
 
 
 _EMPTY = {"int": 0, "str": "", "bytes": b""}

@@ -11,7 +11,7 @@ import random
 import sys
 
 from auditspan_collector.spool import Config, Spool
-from collector.durability.sealing import make_leaves
+from collector.durability.sealing import make_leaves, one_request
 
 
 def say(line: str) -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     rng = random.Random(first)
     while True:
         count = rng.randint(1, 40)
-        spool.commit(make_leaves(first, count))
+        spool.commit(one_request(make_leaves(first, count)))
         first += count
         say(f"acked {first - 1}")
         if mode == "drain" and rng.random() < 0.5 and (batch := spool.read(50, 1 << 20)) is not None:

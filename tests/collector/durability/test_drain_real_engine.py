@@ -20,9 +20,9 @@ from auditspan_collector.migrations import migrate
 from auditspan_collector.pipeline.drain import Config as DrainConfig
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.pipeline.intake import Intake
-from auditspan_collector.record import OtlpRequest, Selection, Sender
+from auditspan_collector.record import Leaves, OtlpRequest, Selection, Sender
 from auditspan_collector.schema import INSERT_COLUMNS, encode_leaf, leaf_sql, seal_row
-from collector.durability.sealing import make_record
+from collector.durability.sealing import make_record, one_request
 
 TESTS = Path(__file__).parents[2]
 DEADLINE_S = 60
@@ -114,7 +114,7 @@ def drained(spool):
 def test_the_engine_has_every_record_under_its_index_and_with_its_leaf(spool, client, start):
     sealed = leaves(0, 500)
     for at in range(0, 500, 50):
-        spool.commit(sealed[at : at + 50])
+        spool.commit(one_request(sealed[at : at + 50]))
     start(spool)
     until(drained(spool))
     assert stored(client) == [(n, n) for n in range(500)]
@@ -125,7 +125,7 @@ def test_the_engine_has_every_record_under_its_index_and_with_its_leaf(spool, cl
 
 def test_a_record_is_queryable_within_two_seconds_of_its_answer(spool, client, start, database):
     drain = Drain(spool, client, prepare=partial(migrate, client, database))
-    intake = Intake(spool, lambda _: Selection(tuple(leaves(0, 1)), spans=1, tagged=1))
+    intake = Intake(spool, lambda _: Selection(Leaves.of(leaves(0, 1)), spans=1, tagged=1))
     drain.start()
     intake.start()
     intake.submit(OtlpRequest(b"", "protobuf", SENDER, "", 1))
@@ -140,7 +140,7 @@ def test_a_record_is_queryable_within_two_seconds_of_its_answer(spool, client, s
 
 def test_a_range_that_was_stored_and_not_released_is_stored_once(spool, client, start, database, open_spool):
     migrate(client, database)
-    spool.commit(leaves(0, 20))
+    spool.commit(one_request(leaves(0, 20)))
     batch = spool.read(100, 1 << 20)
     spool.begin_insert(batch)
     client.insert_row_binary("records", INSERT_COLUMNS, batch.rows, f"{batch.stream}:0-19:{batch.root.hex()}")
@@ -154,7 +154,7 @@ def test_a_range_that_was_stored_and_not_released_is_stored_once(spool, client, 
 def test_a_range_that_is_there_in_part_is_completed_when_its_token_is_old(spool, client, start, database):
     migrate(client, database)
     sealed = leaves(0, 20)
-    spool.commit(sealed)
+    spool.commit(one_request(sealed))
     in_flight = spool.begin_insert(spool.read(100, 1 << 20))
     some = b"".join(seal_row(spool.stream, n, sealed[n]) for n in (0, 3, 19))
     client.insert_row_binary("records", INSERT_COLUMNS, some, "another token")
@@ -173,11 +173,11 @@ def test_a_spool_restored_from_an_old_copy_stops_before_it_sends(spool, client, 
 
 
 def test_a_table_that_is_dropped_stops_the_drain_and_retry_makes_it_again(spool, client, start):
-    spool.commit(leaves(0, 5))
+    spool.commit(one_request(leaves(0, 5)))
     drain = start(spool)
     until(drained(spool))
     client.execute("DROP TABLE records", in_database=True)
-    spool.commit(leaves(5, 5))
+    spool.commit(one_request(leaves(5, 5)))
     until(lambda: drain.status.state == "stopped")
     assert drain.status.error.code == 60
     drain.retry()
@@ -191,17 +191,17 @@ def test_kill_9_of_the_store_loses_and_doubles_nothing(spool, tmp_path, start, d
         url = process.stdout.readline().strip()
         client = ClickHouseClient(Config(url=url, database=database))
         drain = start(spool, client=client)
-        spool.commit(leaves(0, 50))
+        spool.commit(one_request(leaves(0, 50)))
         until(drained(spool))
         committed = 50
     for _ in range(2):
         for _ in range(5):
-            spool.commit(leaves(committed, 50))
+            spool.commit(one_request(leaves(committed, 50)))
             committed += 50
         with child("store_child", folder, url.rpartition(":")[2]) as process:
             process.stdout.readline()
             for _ in range(rng.randint(1, 20)):
-                spool.commit(leaves(committed, 50))
+                spool.commit(one_request(leaves(committed, 50)))
                 committed += 50
             threading.Event().wait(rng.random() * 0.05)
     with child("store_child", folder, url.rpartition(":")[2]) as process:

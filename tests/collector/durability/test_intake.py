@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from auditspan_collector.errors import InvalidRequest, ShuttingDown, SpoolDamaged, SpoolFull
 from auditspan_collector.pipeline.intake import ENCODED_AT_ONCE, Config, Intake, NoIntakeMetrics
-from auditspan_collector.record import IndexRange, OtlpRequest, Selection, Sender
-from collector.durability.sealing import empty, make_leaf
+from auditspan_collector.record import IndexRange, Leaves, OtlpRequest, Selection, Sender
+from collector.durability.sealing import empty, make_leaf, one_request
 
 SENDER = Sender("anonymous", "default", None, instrumented=True)
 DEADLINE_S = 20
@@ -25,7 +25,7 @@ def encode(given: OtlpRequest) -> Selection:
     if "bad" in words:
         raise InvalidRequest("truncated", offset=3, field="resource_spans[0]")
     invalid = words.count("!")
-    leaves = tuple(make_leaf(word.encode()) for word in words if word != "!")
+    leaves = Leaves.of(make_leaf(word.encode()) for word in words if word != "!")
     return Selection(
         leaves,
         spans=len(words),
@@ -216,7 +216,7 @@ def test_a_full_queue_makes_further_requests_wait(start, spool, pool):
 
 def swelling(given: OtlpRequest) -> Selection:
     """Records far larger than their request, each with its own megabyte."""
-    return Selection((make_leaf(given.body * (1 << 20)),), spans=1, tagged=1)
+    return Selection(Leaves.of([make_leaf(given.body * (1 << 20))]), spans=1, tagged=1)
 
 
 def test_records_larger_than_their_requests_do_not_pile_up_while_the_disk_is_busy(spool, pool, counts):
@@ -260,7 +260,7 @@ def test_a_request_that_is_refused_gives_its_room_back(intake):
 
 def test_of_a_group_that_does_not_fit_the_small_ones_are_kept(start, spool, pool, counts):
     filler = [make_leaf(bytes([n]) * (1 << 20)) for n in range(spool._config.capacity_bytes >> 20)]
-    spool.commit(filler[:-1])
+    spool.commit(one_request(filler[:-1]))
     gate = Gate(spool)
     intake = start(gate)
     pool.submit(intake.submit, request("first"))
@@ -323,7 +323,7 @@ def test_a_record_under_a_key_that_has_other_content_is_kept_counted_and_told_to
 ):
     def numbered(given: OtlpRequest) -> Selection:
         words = given.body.split()
-        leaves = tuple(make_leaf(word, sequence=b"s", number=n) for n, word in enumerate(words, 1))
+        leaves = Leaves.of(make_leaf(word, sequence=b"s", number=n) for n, word in enumerate(words, 1))
         return Selection(leaves, spans=len(words), tagged=len(words))
 
     intake = Intake(spool, numbered, metrics=counts)

@@ -14,7 +14,7 @@ from auditspan_collector.pipeline import quarantine
 from auditspan_collector.pipeline.insert import insert_missing
 from auditspan_collector.record import IndexRange
 from collector.durability.scripted_store import Store, serve
-from collector.durability.sealing import make_leaves, rows_of
+from collector.durability.sealing import make_leaves, one_request, rows_of
 
 RANGE = IndexRange(0, 2)
 
@@ -40,9 +40,9 @@ def folder(spool_config):
 @pytest.fixture
 def refused(spool):
     """A spool with the range 0-2 in flight and 3-4 behind it."""
-    spool.commit(make_leaves(0, 3))
+    spool.commit(one_request(make_leaves(0, 3)))
     spool.begin_insert(spool.read(10, 1 << 20))
-    spool.commit(make_leaves(3, 2))
+    spool.commit(one_request(make_leaves(3, 2)))
     return spool
 
 

@@ -16,7 +16,14 @@ import pytest
 from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.spool import Config, Spool, check
 from auditspan_collector.spool.config import file_system
-from collector.durability.sealing import CHILD_DEADLINE_S, disk_bytes, empty, make_leaf, make_leaves
+from collector.durability.sealing import (
+    CHILD_DEADLINE_S,
+    disk_bytes,
+    empty,
+    make_leaf,
+    make_leaves,
+    one_request,
+)
 
 TESTS = Path(__file__).parents[2]
 
@@ -25,7 +32,7 @@ def fill(spool, first, size=60_000):
     """Commit until the spool is full; the next record's number."""
     while True:
         try:
-            spool.commit(make_leaves(first, 5, size=size))
+            spool.commit(one_request(make_leaves(first, 5, size=size)))
         except SpoolFull:
             return first
         first += 5
@@ -38,7 +45,7 @@ def test_a_full_spool_refuses_and_keeps_nothing_of_what_it_refused(spool):
     filled = fill(spool, 0)
     before = spool.backlog()
     with pytest.raises(SpoolFull, match=r"full.*raise spool\.max_bytes") as caught:
-        spool.commit(make_leaves(filled, 5, size=60_000))
+        spool.commit(one_request(make_leaves(filled, 5, size=60_000)))
     assert caught.value.retryable
     assert caught.value.retry_after_s > 0
     assert (spool.backlog(), spool.next_index) == (before, filled)
@@ -47,7 +54,7 @@ def test_a_full_spool_refuses_and_keeps_nothing_of_what_it_refused(spool):
 def test_what_was_refused_is_not_remembered_as_seen(spool):
     filled = fill(spool, 0)
     empty(spool)
-    assert spool.commit(make_leaves(filled, 5)).indexes == tuple(range(filled, filled + 5))
+    assert spool.commit(one_request(make_leaves(filled, 5))).indexes == tuple(range(filled, filled + 5))
 
 
 def test_a_full_spool_takes_new_records_once_some_are_released(spool):
@@ -81,9 +88,9 @@ def test_a_map_whose_only_free_pages_were_freed_last_takes_records_again(open_sp
     spool = open_spool()
     half = 35 << 20
     for content in (b"a", b"b"):
-        spool.commit([make_leaf(content * half)])
+        spool.commit(one_request([make_leaf(content * half)]))
         spool.release(spool.read(1, 1).last_index)
-    assert spool.commit([make_leaf(b"c" * half)]).indexes == (2,)
+    assert spool.commit(one_request([make_leaf(b"c" * half)])).indexes == (2,)
 
 
 def test_a_spool_that_was_filled_under_a_larger_limit_empties_under_a_smaller_one(open_spool, spool_config):
@@ -92,15 +99,15 @@ def test_a_spool_that_was_filled_under_a_larger_limit_empties_under_a_smaller_on
     larger.close()
     spool = open_spool()
     with pytest.raises(SpoolFull):
-        spool.commit(make_leaves(filled, 1))
+        spool.commit(one_request(make_leaves(filled, 1)))
     assert len(empty(spool)) == filled
-    assert spool.commit(make_leaves(filled, 1)).indexes == (filled,)
+    assert spool.commit(one_request(make_leaves(filled, 1))).indexes == (filled,)
 
 
 def test_a_record_larger_than_the_spool_is_refused(spool, spool_config):
     with pytest.raises(SpoolFull):
-        spool.commit([make_leaf(bytes(spool_config.max_bytes))])
-    assert spool.commit(make_leaves(0, 1)).indexes == (0,)
+        spool.commit(one_request([make_leaf(bytes(spool_config.max_bytes))]))
+    assert spool.commit(one_request(make_leaves(0, 1))).indexes == (0,)
 
 
 def test_a_full_disk_refuses_and_leaves_the_spool_usable(tmp_path):
@@ -139,8 +146,8 @@ def flip(path: Path, needle: bytes) -> None:
 
 def test_a_flipped_bit_in_a_record_is_found_and_named(open_spool, tmp_path):
     first = open_spool()
-    first.commit(make_leaves(0, 3))
-    first.commit([make_leaf(b"the record that rots")])
+    first.commit(one_request(make_leaves(0, 3)))
+    first.commit(one_request([make_leaf(b"the record that rots")]))
     first.close()
     flip(tmp_path / "spool" / "data.mdb", b"the record that rots")
     spool = open_spool()
@@ -161,7 +168,7 @@ def test_a_flipped_bit_in_a_record_is_found_and_named(open_spool, tmp_path):
 )  # fmt: skip
 def test_a_flipped_bit_in_the_state_is_found_at_the_start(open_spool, tmp_path, needle, named):
     first = open_spool()
-    first.commit(make_leaves(0, 3))
+    first.commit(one_request(make_leaves(0, 3)))
     empty(first)
     pattern = needle(first)
     first.close()
@@ -181,7 +188,7 @@ def test_a_flipped_bit_in_the_state_is_found_at_the_start(open_spool, tmp_path, 
 def test_a_value_under_another_index_is_found(open_spool, spool_config):
     first = open_spool()
     for n in range(3):
-        first.commit([make_leaf(n)])
+        first.commit(one_request([make_leaf(n)]))
     first.close()
     env = lmdb.open(spool_config.path, max_dbs=3, map_size=64 << 20)
     with env.begin(write=True) as txn:
@@ -196,7 +203,7 @@ def test_a_value_under_another_index_is_found(open_spool, spool_config):
 def test_a_missing_batch_is_found(open_spool, spool_config):
     first = open_spool()
     for n in range(3):
-        first.commit([make_leaf(n)])
+        first.commit(one_request([make_leaf(n)]))
     first.close()
     env = lmdb.open(spool_config.path, max_dbs=3, map_size=64 << 20)
     with env.begin(write=True) as txn:
@@ -209,7 +216,7 @@ def test_a_missing_batch_is_found(open_spool, spool_config):
 @pytest.mark.parametrize("keep", [0, 100, 50_000], ids=["nothing", "no page", "a part"])
 def test_a_cut_file_is_said_to_be_damaged_and_does_not_kill_the_process(open_spool, spool_config, keep):
     first = open_spool()
-    first.commit(make_leaves(0, 100, size=50_000))
+    first.commit(one_request(make_leaves(0, 100, size=50_000)))
     first.close()
     os.truncate(Path(spool_config.path) / "data.mdb", keep)
     if keep == 0:
@@ -230,7 +237,7 @@ def test_a_file_of_something_else_is_not_overwritten(open_spool, spool_config):
 
 
 def test_a_later_format_is_not_touched(open_spool, spool_config, monkeypatch):
-    monkeypatch.setattr("auditspan_collector.spool.queue.FORMAT", b"3")
+    monkeypatch.setattr("auditspan_collector.spool.queue.FORMAT", b"later")
     open_spool().close()
     monkeypatch.undo()
     with pytest.raises(SpoolDamaged, match="the format"):
@@ -238,10 +245,10 @@ def test_a_later_format_is_not_touched(open_spool, spool_config, monkeypatch):
 
 
 def test_a_folder_removed_while_in_use_is_noticed_before_anything_is_acknowledged(spool, spool_config):
-    spool.commit(make_leaves(0, 1))
+    spool.commit(one_request(make_leaves(0, 1)))
     shutil.rmtree(spool_config.path)
     with pytest.raises(SpoolDamaged, match="removed or replaced while in use"):
-        spool.commit(make_leaves(1, 1))
+        spool.commit(one_request(make_leaves(1, 1)))
 
 
 # Settings

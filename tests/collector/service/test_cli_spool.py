@@ -21,7 +21,7 @@ from auditspan_collector.schema import encode_leaf
 from auditspan_collector.spool import Config as SpoolConfig
 from auditspan_collector.spool import Spool
 from click.testing import CliRunner
-from collector.durability.sealing import make_record
+from collector.durability.sealing import make_record, one_request
 from collector.service.child_process import Auditspan
 from collector.service.otlp_peer import request_bytes, wait_until
 
@@ -283,7 +283,7 @@ def test_spools_of_several_workers_are_listed_together_and_helped_one_by_one(tmp
             path=str(folder), max_bytes=64 << 20, dedup_window_records=10, allow_memory_filesystem=True
         )
         spool = Spool.open(settings, "test", f"worker{number}")
-        spool.commit([encode_leaf(make_record(n)) for n in range(number + 1)])
+        spool.commit(one_request([encode_leaf(make_record(n)) for n in range(number + 1)]))
         spool.close()
     file = tmp_path.with_suffix(".yaml")
     file.write_text("spool: {max_bytes: 64MiB, dedup_window_records: 10, allow_memory_filesystem: true}")

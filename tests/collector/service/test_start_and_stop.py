@@ -20,7 +20,7 @@ from auditspan_collector.clickhouse import Config as ClickHouseConfig
 from auditspan_collector.schema import encode_leaf
 from auditspan_collector.spool import Config as SpoolConfig
 from auditspan_collector.spool import Spool
-from collector.durability.sealing import make_record
+from collector.durability.sealing import make_record, one_request
 from collector.service.child_process import Auditspan
 from collector.service.otlp_peer import request_bytes, wait_until
 
@@ -136,7 +136,7 @@ def test_a_start_with_a_backlog_takes_requests_at_once_and_sends_what_waits_behi
     settings = SpoolConfig(path=str(tmp_path / "spool"), max_bytes=256 << 20, allow_memory_filesystem=True)
     spool = Spool.open(settings, "default", "test")
     for first in range(0, BACKLOG, 5000):
-        spool.commit([encode_leaf(make_record(n), "sender") for n in range(first, first + 5000)])
+        spool.commit(one_request([encode_leaf(make_record(n), "sender") for n in range(first, first + 5000)]))
     spool.close()
     with socket.create_server(("127.0.0.1", 0)) as reserved:
         port = reserved.getsockname()[1]

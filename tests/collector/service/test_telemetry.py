@@ -11,7 +11,7 @@ import httpx
 import pytest
 from auditspan_collector.cli.log import LineFormatter
 from auditspan_collector.metrics import _MAX_MARKS, Metrics, MetricsServer, _Ages
-from auditspan_collector.record import Selection
+from auditspan_collector.record import Leaves, Selection
 from prometheus_client import generate_latest
 
 
@@ -96,7 +96,7 @@ def test_an_outage_of_days_costs_little_memory_and_never_tells_an_age_too_small(
 def test_counters_say_what_the_rooms_reported():
     metrics = Metrics(version="1", stream="a/b/c")
     metrics.answered("grpc", "ok", body_bytes=100, duration_s=0.01)
-    metrics.selected(Selection(leaves=(), spans=10, tagged=4, copies=3, invalid=1))
+    metrics.selected(Selection(Leaves(), spans=10, tagged=4, copies=3, invalid=1))
     metrics.committed(requests=2, records=3, duplicates=1, elapsed_s=0.002)
     metrics.refused(OSError("disk"), requests=2)
     metrics.refused(SystemExit(), requests=1)

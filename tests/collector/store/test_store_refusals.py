@@ -19,7 +19,7 @@ from auditspan_collector.schema import encode_leaf
 from auditspan_collector.spool import Config as SpoolConfig
 from auditspan_collector.spool import Spool
 from clickhouse_connect.driver.exceptions import DatabaseError
-from collector.durability.sealing import make_record
+from collector.durability.sealing import make_record, one_request
 from collector.store.running_store import row_binary
 from collector.store.test_store_limits import until
 
@@ -199,7 +199,7 @@ def test_the_drain_keeps_its_records_while_the_disk_is_full(start, small_disk, t
     drain = Drain(
         spool, client, prepare=prepare, config=DrainConfig(linger_s=0, retry_min_s=0.05, retry_max_s=0.1)
     )
-    spool.commit([encode_leaf(make_record(number)) for number in range(300)])
+    spool.commit(one_request([encode_leaf(make_record(number)) for number in range(300)]))
     drain.start()
     try:
         until(lambda: drain.status.state == "retrying")

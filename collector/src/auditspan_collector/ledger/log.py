@@ -7,18 +7,18 @@ transaction, or an index could be given twice.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 from typing import TYPE_CHECKING
 
+from auditspan_collector import sealing
 from auditspan_collector.ledger.merkle import EMPTY_TREE
 from auditspan_collector.record import SealedBatch
-from auditspan_collector.schema import row_heads
+from auditspan_collector.schema import row_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from auditspan_collector.ledger.merkle import Frontier
-    from auditspan_collector.record import Leaf
+    from auditspan_collector.record import Leaves
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +34,10 @@ class LedgerState:
         return self.frontier.size
 
 
-def append(state: LedgerState, leaves: Sequence[Leaf]) -> tuple[SealedBatch, LedgerState]:
-    """Seal *leaves* (at least one) in their order: the batch of their rows, and the ledger after them."""
+def append(state: LedgerState, blocks: Sequence[Leaves]) -> tuple[SealedBatch, LedgerState]:
+    """Seal the leaves of *blocks* (at least one) in their order: the batch of their rows, and the ledger after them."""
     first = state.next_index
-    # A row is its head and the leaf's content; each content is copied once, by the join.
-    heads = row_heads(state.stream, first, len(leaves))
-    contents = [leaf.content for leaf in leaves]
-    frontier = state.frontier.append([leaf.hash for leaf in leaves])
-    batch = SealedBatch(
-        stream=state.stream,
-        first_index=first,
-        count=len(leaves),
-        rows=b"".join(chain.from_iterable(zip(heads, contents, strict=True))),
-        root=frontier.root(),
-        row_bytes=tuple([len(heads[0]) + len(content) for content in contents]),
-    )
+    rows, row_bytes = sealing.rows(row_prefix(state.stream), first, blocks)
+    frontier = state.frontier.append(b"".join([block.hashes for block in blocks]))
+    batch = SealedBatch(state.stream, first, len(row_bytes), rows, frontier.root(), row_bytes)
     return batch, LedgerState(state.stream, frontier)

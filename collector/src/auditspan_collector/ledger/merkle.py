@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from auditspan_collector import sealing
 
 HASH_BYTES = 32
 EMPTY_ROOT = sha256(b"").digest()
@@ -44,20 +42,15 @@ class Frontier:
         if any(len(root) != HASH_BYTES for root in self.roots):
             raise ValueError(f"each subtree root is {HASH_BYTES} bytes")
 
-    def append(self, hashes: Iterable[bytes]) -> Frontier:
-        """The tree with the leaf *hashes* added at its end, in their order."""
-        size = self.size
-        roots = list(self.roots)
-        for leaf in hashes:
-            node = leaf
-            # Each trailing 1 bit of the size is a perfect tree as large as the one that *node* now heads.
-            carry = size
-            while carry & 1:
-                node = node_hash(roots.pop(), node)
-                carry >>= 1
-            roots.append(node)
-            size += 1
-        return Frontier(size, tuple(roots))
+    def append(self, hashes: bytes) -> Frontier:
+        """The tree with the leaf *hashes*, 32 bytes each, added at its end, in their order."""
+        if len(hashes) % HASH_BYTES:
+            raise ValueError(f"each leaf hash is {HASH_BYTES} bytes")
+        roots = sealing.grow(self.size, b"".join(self.roots), hashes)
+        return Frontier(
+            self.size + len(hashes) // HASH_BYTES,
+            tuple([roots[at : at + HASH_BYTES] for at in range(0, len(roots), HASH_BYTES)]),
+        )
 
     def root(self) -> bytes:
         """The tree's hash, 32 bytes."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from auditspan_collector.decode.wire import MIN_BYTES_A_MESSAGE, MIN_MESSAGES
@@ -17,8 +19,8 @@ from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.heads import Heads
 from auditspan_collector.processor import enrich
 from auditspan_collector.processor.select import check_service
-from auditspan_collector.record import Selection, sequence_key
-from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, leaf_of, received_column
+from auditspan_collector.record import Leaves, Selection, sequence_key
+from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, received_column
 from auditspan_collector.transcode import COMPILED, Plan, Transcoder
 
 if TYPE_CHECKING:
@@ -95,79 +97,43 @@ class Encoder:
     def _select(self, request: OtlpRequest) -> Selection | None:
         transcoder = self.transcoder()
         sender = request.sender
-        found = transcoder.run(request.body, sender.tenant, instrumented=sender.instrumented)
+        found = transcoder.run(
+            request.body,
+            sender.tenant,
+            received_column(request.received_unix_ns // 1_000_000),
+            partial(sequence_key, sender.name),
+            instrumented=sender.instrumented,
+        )
         self._idle.append(transcoder)
         if found is None:
             return None
         for service in found.services:
             check_service(sender, service)
-        received = received_column(request.received_unix_ns // 1_000_000)
         if found.odd:
-            return self._with_odd(found, request, received)
-        claims = _Claims(sender.name)
-        return Selection(
-            leaves=tuple(
-                [
-                    leaf_of(columns, received, *claims.of(columns, places))
-                    for columns, places in zip(found.leaves, found.places, strict=True)
-                ]
-            ),
-            spans=found.spans,
-            tagged=found.tagged,
-            copies=found.copies,
-        )
+            return self._with_odd(found, request)
+        return Selection(found.leaves, spans=found.spans, tagged=found.tagged, copies=found.copies)
 
-    def _with_odd(self, found: Transcoded, request: OtlpRequest, received: bytes) -> Selection | None:
+    def _with_odd(self, found: Transcoded, request: OtlpRequest) -> Selection | None:
         """The selection when some spans go the readable way, each as a request of its own."""
-        odd = set(found.odd)
+        ready = iter(found.leaves)
         leaves: list[Leaf] = []
         problems: list[str] = []
-        claims = _Claims(request.sender.name)
-        tagged, copies, invalid = found.tagged, found.copies, 0
-        for index, content in enumerate(found.leaves):
-            if index not in odd:
-                leaves.append(leaf_of(content, received, *claims.of(content, found.places[index])))
-                continue
-            alone = readable.encode(replace(request, body=content), self._limits)
+        tagged, copies, invalid, taken = found.tagged, found.copies, 0, 0
+        for before, body in found.odd:
+            leaves += islice(ready, before - taken)
+            taken = before
+            alone = readable.encode(replace(request, body=body), self._limits)
             leaves += alone.leaves
             problems += alone.problems
             tagged, copies, invalid = tagged + alone.tagged, copies + alone.copies, invalid + alone.invalid
+        leaves += ready
         if sum(len(leaf.content) for leaf in leaves) > self._limits.request_bytes:
             return None
         return Selection(
-            leaves=tuple(leaves),
+            leaves=Leaves.of(leaves),
             spans=found.spans,
             tagged=tagged,
             copies=copies,
             invalid=invalid,
             problems=tuple(problems[: readable.PROBLEMS_NAMED]),
         )
-
-
-class _Claims:
-    """Which records the leaves of one request claim to be (Leaf.key, Leaf.number), read off their columns."""
-
-    def __init__(self, sender: str) -> None:
-        self._sender = sender
-        self._keys: dict[tuple[bytes, bytes], bytes] = {}  # a request has few sequences
-
-    def of(self, columns: bytes, places: tuple[int, int, int, int, int]) -> tuple[bytes, int]:
-        """Key and number of the leaf with *columns*, whose *places* are as in Transcoded."""
-        service_at, service_to, record_id_at, stream_at, number_at = places
-        number = int.from_bytes(columns[number_at : number_at + 8], "little")
-        if not number or number_at - stream_at == 1:  # an empty string is its length alone
-            record_id = columns[record_id_at : record_id_at + 16]
-            return record_id[7::-1] + record_id[:7:-1], 0
-        names = columns[service_at:service_to], columns[stream_at:number_at]
-        key = self._keys.get(names)
-        if key is None:
-            key = self._keys[names] = sequence_key(self._sender, *map(_string, names))
-        return key, number
-
-
-def _string(column: bytes) -> bytes:
-    """The content of a String in RowBinary: what stands behind its length."""
-    at = 0
-    while column[at] & 0x80:
-        at += 1
-    return column[at + 1 :]

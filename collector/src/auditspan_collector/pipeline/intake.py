@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from bisect import bisect_left
 from collections import deque
 from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
@@ -26,13 +27,13 @@ from msgspec import Meta
 
 from auditspan_collector import crashpoint
 from auditspan_collector.errors import ShuttingDown, SpoolFull
-from auditspan_collector.record import Accepted, IndexRange, Receipt
+from auditspan_collector.record import Accepted, IndexRange, Leaves, Receipt
 from auditspan_collector.spool import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from auditspan_collector.record import Leaf, OtlpRequest, Selection
+    from auditspan_collector.record import OtlpRequest, Selection
     from auditspan_collector.spool import Committed, Spool
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ _PROBLEMS_SHOWN: Final = 3
 ENCODED_AT_ONCE: Final = 4
 BUSY_RETRY_AFTER_S: Final = 1.0
 _ONE_LINE_PER_S: Final = 60.0
+_NONE: Final = Leaves()
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -100,9 +102,9 @@ class _Waiting:
 
     __slots__ = ("bytes", "done", "error", "leaves", "receipt")
 
-    def __init__(self, leaves: Sequence[Leaf]) -> None:
+    def __init__(self, leaves: Leaves) -> None:
         self.leaves = leaves
-        self.bytes = sum(len(leaf.content) for leaf in leaves)
+        self.bytes = len(leaves.contents)
         self.done = threading.Event()
         self.receipt: Receipt | None = None
         self.error: BaseException | None = None
@@ -210,7 +212,7 @@ class Intake:
         with self._state:
             for waiting in group:
                 self._held_bytes -= waiting.bytes
-                waiting.leaves = ()
+                waiting.leaves = _NONE
             self._room.notify(ENCODED_AT_ONCE)
 
     def _commit(self, waiting: _Waiting) -> Receipt | None:
@@ -267,7 +269,7 @@ class Intake:
         started = self._clock()
         try:
             crashpoint.reach("commit.begin")
-            committed = self._spool.commit([leaf for waiting in group for leaf in waiting.leaves])
+            committed = self._spool.commit([waiting.leaves for waiting in group])
             crashpoint.reach("commit.durable")
         except SpoolFull as error:
             if len(group) == 1:
@@ -285,22 +287,24 @@ class Intake:
             self._answer(group, committed)
 
     def _answer(self, group: list[_Waiting], committed: Committed) -> None:
-        at = 0
+        at, index = 0, committed.first
         conflicts = [place for place, verdict in committed.flagged if verdict is Verdict.CONFLICT]
         for waiting in group:
             end = at + len(waiting.leaves)
-            waiting.receipt = _receipt(
+            duplicates = _among(committed.duplicates, at, end)
+            # The new records of one request are sealed next to each other, so they make one range.
+            after = index + end - at - duplicates
+            waiting.receipt = Receipt(
                 committed.stream,
-                committed.indexes[at:end],
-                conflicts=sum(at <= place < end for place in conflicts) if conflicts else 0,
+                (IndexRange(index, after - 1),) if after > index else (),
+                duplicates,
+                _among(conflicts, at, end),
             )
-            at = end
+            at, index = end, after
             waiting.done.set()
 
     def _flag(self, committed: Committed) -> None:
-        conflicts = [
-            committed.indexes[place] for place, verdict in committed.flagged if verdict is Verdict.CONFLICT
-        ]
+        conflicts = [place for place, verdict in committed.flagged if verdict is Verdict.CONFLICT]
         self._metrics.flagged(conflicts=len(conflicts), forgotten=len(committed.flagged) - len(conflicts))
         if not conflicts:
             return
@@ -311,7 +315,7 @@ class Intake:
                 "%d records were kept whose sequence number or record id came before with other content, the latest at "
                 "index %s of stream %s; the view `conflicts` shows all of them",
                 self._conflicts,
-                conflicts[-1],
+                committed.indexes[conflicts[-1]],
                 committed.stream,
             )
             self._conflicts_logged_at, self._conflicts = now, 0
@@ -322,20 +326,17 @@ class Intake:
         self._metrics.refused(error, requests=len(group))
 
     def _count(self, group: list[_Waiting], committed: Committed, elapsed_s: float) -> None:
-        records = sum(index is not None for index in committed.indexes)
         self._metrics.committed(
             requests=len(group),
-            records=records,
-            duplicates=len(committed.indexes) - records,
+            records=committed.records,
+            duplicates=len(committed.duplicates),
             elapsed_s=elapsed_s,
         )
 
 
-def _receipt(stream: str, indexes: Sequence[int | None], *, conflicts: int) -> Receipt:
-    kept = [index for index in indexes if index is not None]
-    # The new records of one request are sealed next to each other, so they make one range.
-    ranges = (IndexRange(kept[0], kept[-1]),) if kept else ()
-    return Receipt(stream, ranges, duplicates=len(indexes) - len(kept), conflicts=conflicts)
+def _among(places: Sequence[int], begin: int, end: int) -> int:
+    """How many of *places*, which ascend, are from *begin* on and before *end*."""
+    return bisect_left(places, end) - bisect_left(places, begin) if places else 0
 
 
 def _problem(selection: Selection) -> str:
@@ -344,4 +345,5 @@ def _problem(selection: Selection) -> str:
         return ""
     shown = "; ".join(selection.problems[:_PROBLEMS_SHOWN])
     more = selection.invalid - len(selection.problems[:_PROBLEMS_SHOWN])
-    return f"{selection.invalid} spans refused: {shown}" + (f"; and {more} more" if more > 0 else "")
+    refused = "1 span" if selection.invalid == 1 else f"{selection.invalid} spans"
+    return f"{refused} refused: {shown}" + (f"; and {more} more" if more > 0 else "")

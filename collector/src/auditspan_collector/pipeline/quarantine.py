@@ -20,6 +20,7 @@ import logging
 import os
 import re
 import time
+from array import array
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FORMAT: Final = "auditspan quarantine 1"
+FORMAT: Final = "auditspan quarantine 2"
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d{1,20})-(\d{1,20})\.batch")
 _MAX_HEADER_BYTES: Final = 1 << 16
 
@@ -153,7 +154,7 @@ def read(path: Path) -> tuple[SealedBatch, tuple[str, ...]]:
         raise SpoolDamaged(f"{path}: its checksum does not match; check the disk, and look for a copy of it")
     found = record_pb2.SealedBatch.FromString(content)  # whole, as its checksum says
     batch = SealedBatch(
-        found.stream, found.first_index, found.count, found.rows, found.root, tuple(found.row_bytes)
+        found.stream, found.first_index, found.count, found.rows, found.root, array("I", found.row_bytes)
     )
     return batch, columns
 

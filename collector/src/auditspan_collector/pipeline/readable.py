@@ -14,7 +14,7 @@ from auditspan_collector import decode
 from auditspan_collector.errors import TooLarge
 from auditspan_collector.processor.enrich import enrich
 from auditspan_collector.processor.select import check_service, choose, problem_of
-from auditspan_collector.record import Selection
+from auditspan_collector.record import Leaves, Selection
 from auditspan_collector.schema import encode_leaf
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def encode(request: OtlpRequest, limits: Limits) -> Selection:
                 "each carries its resource; send fewer spans at once, or raise limits.request_bytes"
             )
     return Selection(
-        leaves=tuple(leaves),
+        leaves=Leaves.of(leaves),
         spans=found.total,
         tagged=len(chosen.tagged),
         copies=chosen.copies,

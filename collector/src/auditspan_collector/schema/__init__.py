@@ -265,16 +265,15 @@ def leaf_of(columns: bytes, received: bytes, key: bytes, number: int) -> Leaf:
 
 def seal_row(stream: str, index: int, leaf: Leaf) -> bytes:
     """A row for the insert: *leaf* at *index* of *stream*, in RowBinary of INSERT_COLUMNS."""
-    return row_heads(stream, index, 1)[0] + leaf.content
+    return row_prefix(stream) + struct.pack("<Q", index) + leaf.content
 
 
-def row_heads(stream: str, first: int, count: int) -> list[bytes]:
-    """What stands before the leaf's content in each of *count* rows from index *first* on; all equally long."""
-    prefix, pack = rb.string(stream), struct.Struct("<Q").pack
-    return [prefix + pack(index) for index in range(first, first + count)]
+def row_prefix(stream: str) -> bytes:
+    """What stands in each row of *stream* before the index of the record and the leaf's content (sealing.rows)."""
+    return rb.string(stream)
 
 
-def received_unix_ms(row: bytes) -> int:
+def received_unix_ms(row: bytes | memoryview) -> int:
     """When the record of *row*, a sealed one, was received."""
     return int.from_bytes(row[-8:], "little", signed=True)
 

@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ from auditspan_collector.spool.config import DATA_FILE, MIB, STRETCH_BYTES
 from auditspan_collector.spool.values import damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from auditspan_collector.errors import AuditspanError
 
@@ -104,17 +105,24 @@ class Environment:
             raise damaged(self._data_file, "the file is shorter than its content")
 
     def read(self, look: Callable[[lmdb.Transaction[bytes]], T]) -> T:
-        """What *look* returns from one consistent state. It must copy what it keeps.
+        """What *look* returns from one consistent state.
 
         Raises SpoolDamaged, ShuttingDown when closed.
         """
-        with self._mapping:
-            env = self._opened()
-            try:
-                with env.begin() as transaction:
-                    return look(transaction)
-            except lmdb.Error as error:
-                raise translate(error, self._folder) from error
+        with self._mapping, self._translating(), self._opened().begin() as transaction:
+            return look(transaction)
+
+    def read_in_place(self, look: Callable[[lmdb.Transaction[memoryview]], T]) -> T:
+        """As *read*, but keys and values are the map's own memory: *look* must copy what it keeps."""
+        with self._mapping, self._translating(), self._opened().begin(buffers=True) as transaction:
+            return look(transaction)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        try:
+            yield
+        except lmdb.Error as error:
+            raise translate(error, self._folder) from error
 
     def write(self, change: Callable[[lmdb.Transaction[memoryview]], T], *, frees: bool = False) -> T:
         """Do *change* in one transaction; on return it survives power loss.

@@ -20,15 +20,16 @@ import os
 import re
 import threading
 import time
+from array import array
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditspan_collector import crashpoint
 from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.ledger.log import LedgerState, append
-from auditspan_collector.record import IndexRange, SealedBatch
+from auditspan_collector.record import IndexRange, Leaves, SealedBatch
 from auditspan_collector.schema import received_unix_ms
 from auditspan_collector.spool import folder as spool_folder
 from auditspan_collector.spool import values
@@ -36,35 +37,48 @@ from auditspan_collector.spool.config import check
 from auditspan_collector.spool.environment import RETRY_AFTER_S, Environment
 from auditspan_collector.spool.seen import Seen
 from auditspan_collector.spool.values import Position, index_key, key_index
-from auditspan_collector.spool.verdict import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import lmdb
 
-    from auditspan_collector.record import Leaf
     from auditspan_collector.spool.config import Config
     from auditspan_collector.spool.seen import SeenDraft
-    from auditspan_collector.spool.values import InFlight
+    from auditspan_collector.spool.values import InFlight, StoredBatch
+    from auditspan_collector.spool.verdict import Verdict
 
 log = logging.getLogger(__name__)
 
-FORMAT = b"2"
+FORMAT = b"3"
 _NAME = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """What a commit came to: one entry a leaf, its index, or None for a record that was already there.
+    """What a commit of *leaves* records came to: all but the *duplicates* were sealed, from index *first* on.
 
-    *flagged* has the records that were kept although a record came under their key before: their place among the
-    leaves, and whether the other content is known (CONFLICT) or FORGOTTEN.
+    *duplicates* were already there; they are given by their places among the leaves, as is *flagged*: the records that
+    were kept although a record came under their key before, with whether its content is known to be another (CONFLICT)
+    or FORGOTTEN. Both ascend.
     """
 
     stream: str
-    indexes: tuple[int | None, ...]
+    first: int
+    leaves: int
+    duplicates: tuple[int, ...] = ()
     flagged: tuple[tuple[int, Verdict], ...] = ()
+
+    @property
+    def records(self) -> int:
+        """How many were sealed."""
+        return self.leaves - len(self.duplicates)
+
+    @property
+    def indexes(self) -> tuple[int | None, ...]:
+        """One entry a leaf: its index, or None for a duplicate."""
+        there, index = set(self.duplicates), count(self.first)
+        return tuple([None if place in there else next(index) for place in range(self.leaves)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +211,7 @@ class Spool:
             None if in_flight is None else values.decode_in_flight(in_flight),
         )
 
-    def _meta(self, txn: lmdb.Transaction[bytes], key: bytes) -> bytes | None:
+    def _meta(self, txn: lmdb.Transaction[Any], key: bytes) -> bytes | None:
         stored = txn.get(key, db=self._environment.meta)
         return None if stored is None else values.unguard(key, stored, f"meta {key.decode()}")
 
@@ -236,10 +250,10 @@ class Spool:
 
     # Before the durability line
 
-    def commit(self, leaves: Sequence[Leaf]) -> Committed:
-        """Seal *leaves* in their order and keep them; on return they survive power loss.
+    def commit(self, blocks: Sequence[Leaves]) -> Committed:
+        """Seal the leaves of *blocks* in their order and keep them; on return they survive power loss.
 
-        A leaf whose content is remembered under its key, or came earlier in *leaves*, is a duplicate and is not sealed
+        A leaf whose content is remembered under its key, or came earlier in *blocks*, is a duplicate and is not sealed
         again. One whose key is remembered with other content is sealed and flagged.
         Raises SpoolFull (transient) with nothing kept, and the spool as usable as before.
         """
@@ -247,10 +261,13 @@ class Spool:
             if self._refusal is not None:
                 raise SpoolFull(self._refusal, retry_after_s=60.0)
             draft = self._seen.draft()
-            fresh, committed = self._judge(leaves, draft)
-            if not fresh:
+            duplicates, flagged = draft.judge(blocks)
+            committed = Committed(
+                self.stream, self.next_index, sum(map(len, blocks)), tuple(duplicates), tuple(flagged)
+            )
+            if not committed.records:
                 return committed
-            batch, ledger = append(self._ledger, fresh)
+            batch, ledger = append(self._ledger, _without(blocks, duplicates) if duplicates else blocks)
             value = values.encode_batch(batch)
             self._refuse_over_capacity(len(value))
             draft.settle(ledger.next_index)
@@ -269,23 +286,6 @@ class Spool:
         for listener in self._listeners:
             listener()
         return committed
-
-    def _judge(self, leaves: Sequence[Leaf], draft: SeenDraft) -> tuple[list[Leaf], Committed]:
-        """The leaves to seal, and what all come to once they are."""
-        index = self._ledger.next_index
-        fresh: list[Leaf] = []
-        indexes: list[int | None] = []
-        flagged: list[tuple[int, Verdict]] = []
-        for leaf, verdict in zip(leaves, draft.judge(leaves), strict=True):
-            if verdict is Verdict.DUPLICATE:
-                indexes.append(None)
-                continue
-            if verdict is not Verdict.FRESH:
-                flagged.append((len(indexes), verdict))
-            fresh.append(leaf)
-            indexes.append(index)
-            index += 1
-        return fresh, Committed(self.stream, tuple(indexes), tuple(flagged))
 
     def _keep(
         self,
@@ -343,25 +343,25 @@ class Spool:
         first, in_flight = self._position.released, self._in_flight
         if first == self.next_index:
             return None
-        parts: list[SealedBatch] = []
+        parts: list[StoredBatch] = []
 
-        def look(txn: lmdb.Transaction[bytes]) -> None:
+        def look(txn: lmdb.Transaction[memoryview]) -> SealedBatch:
             rows = size = 0
-            for batch in self._batches(txn, first):
-                rows, size = rows + batch.count, size + len(batch.rows)
-                if in_flight is None and parts and (rows > max_rows or size > max_bytes):
-                    return
-                parts.append(batch)
-                if in_flight is not None and batch.last_index >= in_flight.range.last:
-                    return
+            try:
+                for batch in self._batches(txn, first):
+                    rows, size = rows + batch.count, size + len(batch.rows)
+                    if in_flight is None and parts and (rows > max_rows or size > max_bytes):
+                        break
+                    parts.append(batch)
+                    if in_flight is not None and batch.last_index >= in_flight.range.last:
+                        break
+            except SpoolDamaged:
+                # What lies before the damage can still go out; the next read meets it first.
+                if not parts or in_flight is not None:
+                    raise
+            return self._merge(first, parts)
 
-        try:
-            self._environment.read(look)
-        except SpoolDamaged:
-            # What lies before the damage can still go out; the next read meets it first.
-            if not parts or in_flight is not None:
-                raise
-        merged = self._merge(first, parts)
+        merged = self._environment.read_in_place(look)
         self._environment.touched(len(merged.rows))
         if in_flight is not None and (merged.last_index, merged.root) != (
             in_flight.range.last,
@@ -374,9 +374,12 @@ class Spool:
     def waiting(self, most: int) -> tuple[Waiting, ...]:
         """The oldest *most* commits that are not released; from any thread."""
 
-        def look(txn: lmdb.Transaction[bytes]) -> tuple[Waiting, ...]:
+        def look(txn: lmdb.Transaction[memoryview]) -> tuple[Waiting, ...]:
             # Not the position in memory: another thread may be releasing.
-            first = self._state(txn)[1].released
+            position = self._meta(txn, b"position")
+            if position is None:
+                raise values.damaged("the position", "it is missing")
+            first = values.decode_position(position).released
             return tuple(
                 Waiting(
                     IndexRange(batch.first_index, batch.last_index),
@@ -386,9 +389,9 @@ class Spool:
                 for batch in islice(self._batches(txn, first), most)
             )
 
-        return self._environment.read(look)
+        return self._environment.read_in_place(look)
 
-    def _batches(self, txn: lmdb.Transaction[bytes], first: int) -> Iterator[SealedBatch]:
+    def _batches(self, txn: lmdb.Transaction[memoryview], first: int) -> Iterator[StoredBatch]:
         """From *first* on, checked to follow each other."""
         expected = first
         with txn.cursor(self._environment.batches) as cursor:
@@ -403,18 +406,17 @@ class Spool:
                 yield batch
                 found = cursor.next()
 
-    def _merge(self, first: int, parts: list[SealedBatch]) -> SealedBatch:
+    def _merge(self, first: int, parts: list[StoredBatch]) -> SealedBatch:
+        """*parts*, which follow each other, as one; copies their rows."""
         if not parts:
             raise values.damaged(f"batch at index {first}", "it is missing")
-        if len(parts) == 1:
-            return parts[0]
         return SealedBatch(
             stream=self.stream,
             first_index=first,
             count=sum(part.count for part in parts),
-            rows=b"".join(part.rows for part in parts),
+            rows=b"".join([part.rows for part in parts]),
             root=parts[-1].root,
-            row_bytes=tuple(length for part in parts for length in part.row_bytes),
+            row_bytes=array("I", b"".join([part.row_bytes for part in parts])),
         )
 
     def begin_insert(self, batch: SealedBatch) -> InFlight:
@@ -466,3 +468,10 @@ class Spool:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _without(blocks: Sequence[Leaves], places: Sequence[int]) -> list[Leaves]:
+    """The leaves of *blocks* but for those at *places*."""
+    left_out = set(places)
+    leaves = (leaf for block in blocks for leaf in block)
+    return [Leaves.of([leaf for place, leaf in enumerate(leaves) if place not in left_out])]

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from auditspan_collector.sealing import pieces
 from auditspan_collector.spool.sequences import Sequences
 from auditspan_collector.spool.verdict import Verdict
-from auditspan_collector.spool.window import Window
+from auditspan_collector.spool.window import KEY_BYTES, Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import lmdb
 
-    from auditspan_collector.record import Leaf
+    from auditspan_collector.record import Leaf, Leaves
     from auditspan_collector.spool.config import Config
     from auditspan_collector.spool.environment import Environment
     from auditspan_collector.spool.sequences import SequencesDraft
@@ -67,23 +68,35 @@ class SeenDraft:
         self._window = window
         self._sequences = sequences
 
-    def judge(self, leaves: Iterable[Leaf]) -> list[Verdict]:
-        """What each of *leaves* is, those before it considered; it is remembered unless it is a DUPLICATE."""
-        verdicts = []
-        key, sequence = b"", None
-        for leaf in leaves:
-            number = leaf.number
-            if number and self._sequences is not None:
-                # The next of the sequence that the last one was of: nearly all are. Saves a quarter of the judging.
-                if leaf.key != key or sequence is None:
-                    key, sequence = leaf.key, self._sequences.touch(leaf.key)
-                if number > sequence.highest:
-                    sequence.highest = number
-                    sequence.added[number] = leaf.identity
-                    verdicts.append(Verdict.FRESH)
-                    continue
-            verdicts.append(self._judge(leaf))
-        return verdicts
+    def judge(self, blocks: Iterable[Leaves]) -> tuple[list[int], list[tuple[int, Verdict]]]:
+        """Which leaves of *blocks* are duplicates, by their place among all, and which are FORGOTTEN or a CONFLICT.
+
+        Each is judged by what is remembered and by those before it; it is remembered unless it is a duplicate.
+        """
+        duplicates: list[int] = []
+        flagged: list[tuple[int, Verdict]] = []
+        place = 0
+        for block in blocks:
+            if not self._all_new(block):
+                for at, leaf in enumerate(block, place):
+                    verdict = self._judge(leaf)
+                    if verdict is Verdict.DUPLICATE:
+                        duplicates.append(at)
+                    elif verdict is not Verdict.FRESH:
+                        flagged.append((at, verdict))
+            place += len(block)
+        return duplicates, flagged
+
+    def _all_new(self, block: Leaves) -> bool:
+        """Whether all of *block* are new for sure, and then remember them: what nearly all requests come to, at once."""
+        numbers = block.numbers
+        if self._sequences is None or not any(numbers):
+            keys = block.identities if any(numbers) else block.keys
+            return self._window.remember_new(pieces(keys, KEY_BYTES), pieces(block.identities, KEY_BYTES))
+        key = block.keys[:KEY_BYTES]
+        if not all(numbers) or block.keys != key * len(block):
+            return False
+        return self._sequences.remember_next(key, numbers, pieces(block.identities, KEY_BYTES))
 
     def _judge(self, leaf: Leaf) -> Verdict:
         if not leaf.number or self._sequences is None:

@@ -24,12 +24,14 @@ from __future__ import annotations
 import struct
 from collections import OrderedDict
 from itertools import chain
+from operator import lt
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditspan_collector.spool import values
 from auditspan_collector.spool.verdict import Verdict
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Callable, Iterator
 
     import lmdb
@@ -122,7 +124,7 @@ class SequencesDraft:
 
     def judge(self, key: bytes, number: int, identity: bytes) -> Verdict:
         """What record *number* of the sequence *key* is; a FRESH one is remembered."""
-        touched = self.touch(key)
+        touched = self._touch(key)
         if number > touched.highest:
             touched.highest = number
             touched.added[number] = identity
@@ -136,8 +138,17 @@ class SequencesDraft:
         touched.added[number] = identity
         return Verdict.FRESH
 
-    def touch(self, key: bytes) -> Touched:
-        """The sequence *key* in this commit. A number above its highest is FRESH: set *highest*, and add it."""
+    def remember_next(self, key: bytes, numbers: array[int], identities: list[bytes]) -> bool:
+        """Remember records of the sequence *key* when their *numbers* ascend and are above all before; else do nothing."""
+        touched = self._touch(key)
+        if numbers[0] <= touched.highest or not all(map(lt, numbers, numbers[1:])):
+            return False
+        touched.highest = numbers[-1]
+        touched.added.update(zip(numbers, identities, strict=True))
+        return True
+
+    def _touch(self, key: bytes) -> Touched:
+        """The sequence *key* in this commit."""
         touched = self._touched.get(key)
         if touched is None:
             touched = self._touched[key] = Touched(self._sequences.known.get(key) or Sequence())

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import struct
 import zlib
+from array import array
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from auditspan_proto.v1 import ledger_pb2, record_pb2
 from google.protobuf.message import DecodeError
@@ -18,14 +20,18 @@ from google.protobuf.message import DecodeError
 from auditspan_collector.errors import SpoolDamaged
 from auditspan_collector.ledger.log import LedgerState
 from auditspan_collector.ledger.merkle import Frontier
-from auditspan_collector.record import IndexRange, SealedBatch
+from auditspan_collector.record import IndexRange
 from auditspan_collector.schema.rowbinary import varint
+
+if TYPE_CHECKING:
+    from auditspan_collector.record import SealedBatch
 
 _CRC = struct.Struct(">I")
 _INDEX = struct.Struct(">Q")
 _POSITION = struct.Struct(">QQQ")
 _LENGTH_DELIMITED = 2  # https://protobuf.dev/programming-guides/encoding/
-_ROWS_TAG = record_pb2.SealedBatch.ROWS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED
+_ROWS_TAG = bytes([record_pb2.SealedBatch.ROWS_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
+_LENGTHS_TAG = bytes([record_pb2.SealedBatch.ROW_BYTES_FIELD_NUMBER << 3 | _LENGTH_DELIMITED])
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +76,7 @@ def unguard(key: bytes, stored: bytes, what: str) -> bytes:
     return bytes(_checked(key, stored, what))
 
 
-def _checked(key: bytes, stored: bytes, what: str) -> memoryview:
+def _checked(key: bytes | memoryview, stored: bytes | memoryview, what: str) -> memoryview:
     value = memoryview(stored)[_CRC.size :]
     if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != zlib.crc32(value, zlib.crc32(key)):
         raise damaged(what, "its checksum does not match")
@@ -92,49 +98,69 @@ def encode_batch(batch: SealedBatch) -> bytes:
     what protobuf wrote of the others.
     """
     others = record_pb2.SealedBatch(
-        stream=batch.stream,
-        first_index=batch.first_index,
-        count=batch.count,
-        root=batch.root,
-        row_bytes=batch.row_bytes,
+        stream=batch.stream, first_index=batch.first_index, count=batch.count, root=batch.root
     ).SerializeToString()
-    head = others + bytes([_ROWS_TAG]) + varint(len(batch.rows))
+    lengths = batch.row_bytes.tobytes()
+    head = b"".join((others, _LENGTHS_TAG, varint(len(lengths)), lengths, _ROWS_TAG, varint(len(batch.rows))))
     crc = zlib.crc32(batch.rows, zlib.crc32(head, zlib.crc32(index_key(batch.first_index))))
     return b"".join((_CRC.pack(crc), head, batch.rows))
 
 
-def decode_batch(key: bytes, stored: bytes, what: str) -> SealedBatch:
+@dataclass(frozen=True, slots=True)
+class StoredBatch:
+    """A SealedBatch as it lies in the spool: *rows* are a part of what was read."""
+
+    stream: str
+    first_index: int
+    count: int
+    rows: memoryview
+    root: bytes
+    row_bytes: array[int]
+
+    @property
+    def last_index(self) -> int:
+        """Index of the last record."""
+        return self.first_index + self.count - 1
+
+
+def decode_batch(key: bytes | memoryview, stored: bytes | memoryview, what: str) -> StoredBatch:
     """The batch that was stored under *key*. Raises SpoolDamaged naming *what*."""
     value = _checked(key, stored, what)
     try:
-        others, rows = _apart(value)
+        others, lengths, rows = _apart(value)
         message = record_pb2.SealedBatch.FromString(others)
+        row_bytes = array("I", lengths)
     except (DecodeError, IndexError, ValueError) as error:
         raise damaged(what, "it is no batch") from error
-    row_bytes = tuple(message.row_bytes)
     if len(row_bytes) != message.count or sum(row_bytes) != len(rows):
         raise damaged(what, "its rows do not have the lengths that it states")
-    return SealedBatch(message.stream, message.first_index, message.count, rows, message.root, row_bytes)
+    return StoredBatch(message.stream, message.first_index, message.count, rows, message.root, row_bytes)
 
 
-def _apart(value: memoryview) -> tuple[bytes, bytes]:
-    """A SealedBatch without its rows, and the rows, wherever they stand: protobuf would copy them twice.
+def _apart(value: memoryview) -> tuple[bytes, bytes, memoryview]:
+    """A SealedBatch without its rows and their lengths; the lengths, and the rows, which protobuf would copy twice.
 
     Raises IndexError or ValueError for what is no message of this kind.
     """
+    others: list[memoryview] = []
+    lengths, rows = b"", value[:0]
     at = 0
     while at < len(value):
-        tag, end = _varint(value, at)
-        length, end = _varint(value, end)
-        begin = end
+        begin = at
+        tag, at = _varint(value, at)
+        size, end = _varint(value, at)
+        content, at = end, end
         if tag & 7 == _LENGTH_DELIMITED:
-            end += length
-        if end > len(value):
+            at += size
+        if at > len(value):
             raise ValueError("a field ends behind the message")
-        if tag == _ROWS_TAG:
-            return bytes(value[:at]) + bytes(value[end:]), bytes(value[begin:end])
-        at = end
-    return bytes(value), b""
+        if tag == _ROWS_TAG[0]:
+            rows = value[content:at]
+        elif tag == _LENGTHS_TAG[0]:
+            lengths = bytes(value[content:at])
+        else:
+            others.append(value[begin:at])
+    return b"".join(others), lengths, rows
 
 
 def _varint(value: memoryview, at: int) -> tuple[int, int]:

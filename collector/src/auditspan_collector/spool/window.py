@@ -79,6 +79,16 @@ class WindowDraft:
             self._added[identity] = identity
         return Verdict.CONFLICT
 
+    def remember_new(self, keys: list[bytes], identities: list[bytes]) -> bool:
+        """Remember records when none has a *key* that came before, in here or among them; else do nothing."""
+        if not (self._known.keys().isdisjoint(keys) and self._added.keys().isdisjoint(keys)):
+            return False
+        added = dict(zip(keys, identities, strict=True))
+        if len(added) < len(keys):
+            return False
+        self._added |= added
+        return True
+
     def _lookup(self, key: bytes) -> bytes | None:
         return self._known.get(key) or self._added.get(key)
 

@@ -1,0 +1,135 @@
+/* What the compiled hot path does beneath Python: copies, and SHA-256 of short pieces without an object a digest.
+
+   The digests are OpenSSL's (EVP_DigestInit(3)), from the library that Python's own hashlib uses, found at run time.
+   Nothing is linked, and where they can't be had the caller uses hashlib. The contexts are shared: call with the GIL
+   held. */
+
+#ifndef AUDITSPAN_NATIVE_H
+#define AUDITSPAN_NATIVE_H
+
+#include <Python.h>
+#include <string.h>
+
+/* A new bytes object that is to be filled before anybody else sees it. */
+static inline PyObject *auditspan_bytes(ptrdiff_t size) { return PyBytes_FromStringAndSize(NULL, size); }
+
+static inline void auditspan_copy(unsigned char *to, ptrdiff_t at, const unsigned char *source, ptrdiff_t begin,
+                                  ptrdiff_t count)
+{
+    memcpy(to + at, source + begin, (size_t)count);
+}
+
+/* Eight bytes, little endian. */
+static inline void auditspan_put_index(unsigned char *to, ptrdiff_t at, unsigned long long index)
+{
+    int i;
+    for (i = 0; i < 8; i++)
+        to[at + i] = (unsigned char)(index >> (8 * i));
+}
+
+typedef struct {
+    int (*init)(void *, const void *, void *);
+    int (*update)(void *, const void *, size_t);
+    int (*final)(void *, unsigned char *, unsigned int *);
+    int (*copy)(void *, const void *);
+    const void *algorithm;
+    void *context, *other;
+} auditspan_evp;
+
+static auditspan_evp auditspan_sha256 = {0};
+
+static inline int auditspan_sha256_begin(const unsigned char *data, ptrdiff_t size)
+{
+    auditspan_evp *evp = &auditspan_sha256;
+    return evp->init(evp->context, evp->algorithm, NULL) == 1 && evp->update(evp->context, data, (size_t)size) == 1;
+}
+
+static inline int auditspan_sha256_add(const unsigned char *data, ptrdiff_t size)
+{
+    return auditspan_sha256.update(auditspan_sha256.context, data, (size_t)size) == 1;
+}
+
+static inline int auditspan_sha256_end(unsigned char *digest)
+{
+    return auditspan_sha256.final(auditspan_sha256.context, digest, NULL) == 1;
+}
+
+/* Of the columns leaf[begin:end], the digests of 0x00 || columns and of 0x00 || columns || last, in one pass; 32 bytes
+   are written at each place. 1 when done, as all that follow. */
+static inline int auditspan_sha256_leaf(const unsigned char *leaf, ptrdiff_t begin, ptrdiff_t end,
+                                        const unsigned char *last, ptrdiff_t last_size,
+                                        unsigned char *identity, ptrdiff_t identity_at,
+                                        unsigned char *hash, ptrdiff_t hash_at)
+{
+    auditspan_evp *evp = &auditspan_sha256;
+    return auditspan_sha256_begin((const unsigned char *)"", 1)
+        && auditspan_sha256_add(leaf + begin, end - begin)
+        && evp->copy(evp->other, evp->context) == 1
+        && evp->final(evp->other, identity + identity_at, NULL) == 1
+        && auditspan_sha256_add(last, last_size)
+        && auditspan_sha256_end(hash + hash_at);
+}
+
+/* Of the node whose children stand at tree[at:at+64], the digest of 0x01 || children; it takes the left one's place. */
+static inline int auditspan_sha256_node(unsigned char *tree, ptrdiff_t at)
+{
+    return auditspan_sha256_begin((const unsigned char *)"\1", 1)
+        && auditspan_sha256_add(tree + at, 64)
+        && auditspan_sha256_end(tree + at);
+}
+
+/* The digest of begin || body[a:a+a_size] || body[b:b+b_size]. */
+static inline int auditspan_sha256_id(const unsigned char *begin, ptrdiff_t size, const unsigned char *body,
+                                      ptrdiff_t a, ptrdiff_t a_size, ptrdiff_t b, ptrdiff_t b_size,
+                                      unsigned char *digest)
+{
+    return auditspan_sha256_begin(begin, size)
+        && auditspan_sha256_add(body + a, a_size)
+        && auditspan_sha256_add(body + b, b_size)
+        && auditspan_sha256_end(digest);
+}
+
+#ifdef _WIN32
+
+static int auditspan_sha256_load(const char *library) { (void)library; return 0; }
+
+#else
+
+#include <dlfcn.h>
+
+static void *auditspan_symbol(void *library, const char *name) { return dlsym(library, name); }
+
+/* Look the functions up in what the shared object *library* is linked with: 1 when they are there and are right. */
+static int auditspan_sha256_load(const char *library)
+{
+    static const unsigned char expected[4] = {0xba, 0x78, 0x16, 0xbf}; /* FIPS 180-2, appendix B.1: "abc" */
+    auditspan_evp *evp = &auditspan_sha256;
+    void *(*fetch)(void *, const char *, const char *);
+    const void *(*algorithm)(void);
+    void *(*context)(void);
+    unsigned char digest[32];
+    void *handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
+    if (handle == NULL)
+        return 0;
+    /* POSIX's way to turn what dlsym gives into a function. */
+    *(void **)&evp->init = auditspan_symbol(handle, "EVP_DigestInit_ex");
+    *(void **)&evp->update = auditspan_symbol(handle, "EVP_DigestUpdate");
+    *(void **)&evp->final = auditspan_symbol(handle, "EVP_DigestFinal_ex");
+    *(void **)&evp->copy = auditspan_symbol(handle, "EVP_MD_CTX_copy_ex");
+    *(void **)&fetch = auditspan_symbol(handle, "EVP_MD_fetch"); /* OpenSSL 3; looks the algorithm up only once */
+    *(void **)&algorithm = auditspan_symbol(handle, "EVP_sha256");
+    *(void **)&context = auditspan_symbol(handle, "EVP_MD_CTX_new");
+    if (!evp->init || !evp->update || !evp->final || !evp->copy || !algorithm || !context)
+        return 0;
+    evp->algorithm = fetch ? fetch(NULL, "SHA256", NULL) : algorithm();
+    evp->context = context();
+    evp->other = context();
+    if (!evp->algorithm || !evp->context || !evp->other)
+        return 0;
+    return auditspan_sha256_begin((const unsigned char *)"abc", 3)
+        && auditspan_sha256_end(digest)
+        && memcmp(digest, expected, sizeof expected) == 0;
+}
+
+#endif
+#endif
