@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final, get_args
 
@@ -84,6 +85,14 @@ class Metrics:
             ["transport"],
             buckets=_SECONDS,
             registry=self.registry,
+        )
+        # Finding the children of a metric costs more than counting. Transports and outcomes are few.
+        self._answers = cache(
+            lambda transport, outcome: (
+                self._requests.labels(transport, outcome),
+                self._body_bytes.labels(transport),
+                self._request_seconds.labels(transport),
+            )
         )
 
     def _intake(self) -> None:
@@ -206,18 +215,23 @@ class Metrics:
 
     def answered(self, transport: str, outcome: str, *, body_bytes: int, duration_s: float) -> None:
         """A request was answered."""
-        self._requests.labels(transport, outcome).inc()
-        self._body_bytes.labels(transport).inc(body_bytes)
-        self._request_seconds.labels(transport).observe(duration_s)
+        requests, bodies, seconds = self._answers(transport, outcome)
+        requests.inc()
+        bodies.inc(body_bytes)
+        seconds.observe(duration_s)
 
     # pipeline.intake.IntakeMetrics
 
     def selected(self, selection: Selection) -> None:
         """A request was read, with what it holds; before its commit."""
         self._spans.inc(selection.spans)
-        self._tagged.inc(selection.tagged)
-        self._copies.inc(selection.copies)
-        self._invalid.inc(selection.invalid)
+        for counter, count in (
+            (self._tagged, selection.tagged),
+            (self._copies, selection.copies),
+            (self._invalid, selection.invalid),
+        ):
+            if count:
+                counter.inc(count)
 
     def committed(self, *, requests: int, records: int, duplicates: int, elapsed_s: float) -> None:
         """A group is on disk."""

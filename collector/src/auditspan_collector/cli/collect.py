@@ -8,7 +8,7 @@ import click
 
 from auditspan_collector import config as configuration
 from auditspan_collector.cli import workers
-from auditspan_collector.cli.foreground import StopSignal, raise_file_limit
+from auditspan_collector.cli.foreground import StopSignal, keep_freed_memory, raise_file_limit
 from auditspan_collector.cli.log import log_to_stderr
 from auditspan_collector.cli.options import config_option, data_option, with_workers, workers_option
 
@@ -39,6 +39,7 @@ def command(config_file: Path | None, data: Path | None, worker_count: int | Non
     config = with_workers(configuration.load(config_file, data=data), worker_count)
     log_to_stderr(config.telemetry.log_level)
     raise_file_limit()
+    keep_freed_memory()
     stop = StopSignal()
     collector = workers.build(config)
     collector.start()

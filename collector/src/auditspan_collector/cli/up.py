@@ -17,7 +17,7 @@ from rich.markup import escape
 from auditspan_collector import config as configuration
 from auditspan_collector.cli import connection, workers
 from auditspan_collector.cli.data_folder import locked, make_private_folder, write_private
-from auditspan_collector.cli.foreground import StopSignal, raise_file_limit
+from auditspan_collector.cli.foreground import StopSignal, keep_freed_memory, raise_file_limit
 from auditspan_collector.cli.log import log_to_stderr
 from auditspan_collector.cli.options import config_option, data_option, with_workers, workers_option
 from auditspan_collector.cli.store_process import StoreProcess
@@ -92,6 +92,7 @@ def command(  # noqa: PLR0917 - click passes options by name
     )
     log_to_stderr(config.telemetry.log_level if config_file else "warning")
     raise_file_limit()
+    keep_freed_memory()
     stop = StopSignal()
     with ExitStack() as running:
         running.enter_context(locked(folder / "up.lock", wait_s=0, taken=f"{folder} is in use by {IN_USE}"))

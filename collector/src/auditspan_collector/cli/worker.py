@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 import msgspec
 
 from auditspan_collector import service
-from auditspan_collector.cli.foreground import raise_file_limit
+from auditspan_collector.cli.foreground import keep_freed_memory, raise_file_limit
 from auditspan_collector.cli.log import log_to_stderr
 from auditspan_collector.cli.worker_report import Greeting, Report, families
 from auditspan_collector.config import Config  # noqa: TC001 - msgspec reads the annotation
@@ -52,6 +52,7 @@ def main() -> int:
     settings = msgspec.json.decode(next(lines), type=Settings)
     log_to_stderr(settings.config.telemetry.log_level, process=f"worker{settings.number}")
     raise_file_limit()
+    keep_freed_memory()
     asked: queue.SimpleQueue[int] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines, stop, asked), name="supervisor", daemon=True).start()
     worker = service.build(settings.config, service.Place(settings.number, settings.of))

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
@@ -293,6 +293,7 @@ def _on_messages(
     return grpc.stream_unary_rpc_method_handler(called)
 
 
+@lru_cache(maxsize=1024)
 def host_of(peer: str) -> str:
     """The address in gRPC's name for a connection: ``ipv4:127.0.0.1:5000``, ``ipv6:%5B::1%5D:5000`` (URI-escaped)."""
     _, _, address = unquote(peer).partition(":")

