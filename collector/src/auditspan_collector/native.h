@@ -19,6 +19,26 @@ static inline void auditspan_copy(unsigned char *to, ptrdiff_t at, const unsigne
     memcpy(to + at, source + begin, (size_t)count);
 }
 
+/* Whether no byte of text[begin:end] has its high bit set. */
+static inline int auditspan_is_ascii(const unsigned char *text, ptrdiff_t begin, ptrdiff_t end)
+{
+    const unsigned long long high = 0x8080808080808080ULL;
+    unsigned long long eight, bits = 0;
+    ptrdiff_t at = begin;
+    if (end - begin < 8) {
+        unsigned char byte = 0;
+        for (; at < end; at++)
+            byte |= text[at];
+        return byte < 0x80;
+    }
+    for (; at < end - 8; at += 8) {
+        memcpy(&eight, text + at, 8);
+        bits |= eight;
+    }
+    memcpy(&eight, text + end - 8, 8); /* the last ones, some of them a second time */
+    return ((bits | eight) & high) == 0;
+}
+
 /* Eight bytes, little endian. */
 static inline void auditspan_put_index(unsigned char *to, ptrdiff_t at, unsigned long long index)
 {

@@ -4,6 +4,7 @@
 cimport cython
 
 cdef extern from "native.h":
+    bint auditspan_is_ascii(const unsigned char* text, Py_ssize_t begin, Py_ssize_t end) noexcept
     bint auditspan_sha256_load(const char* library)
     bint auditspan_sha256_leaf(
         const unsigned char* leaf, Py_ssize_t begin, Py_ssize_t end, const unsigned char* last, Py_ssize_t last_size,
@@ -32,7 +33,7 @@ cdef Py_ssize_t _CLIENT_ADDRESS, _SEQUENCE_STREAM, _SEQUENCE_NUMBER, _HTTP_STATU
 cdef Py_ssize_t _SPAN, _EVENT, _LINK, _STATUS
 cdef Py_ssize_t _STRING, _BOOL, _INT, _DOUBLE, _ARRAY, _EMPTY
 cdef Py_ssize_t _MAX_ATTRIBUTES, _MAX_CHILDREN, _BUCKETS, _PLACES, _KEPT_BYTES
-cdef bint _DIRECT
+cdef bint _COMPILED, _DIRECT
 cdef tuple _TYPE_NAMES
 
 
@@ -129,7 +130,6 @@ cdef class Transcoder:
     cdef Py_ssize_t _scan(self, Py_ssize_t pos, Py_ssize_t end) noexcept
     @cython.locals(begin=Py_ssize_t, stop=Py_ssize_t, value=Py_ssize_t, value_end=Py_ssize_t)
     cdef Py_ssize_t _key_value(self, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t index) noexcept
-    @cython.locals(i=Py_ssize_t, bits=cython.uint)
     cdef bint _is_utf8(self, Py_ssize_t pos, Py_ssize_t end) noexcept
     @cython.locals(byte=Py_ssize_t, low=Py_ssize_t, high=Py_ssize_t, more=Py_ssize_t, i=Py_ssize_t)
     cdef bint _is_long_utf8(self, Py_ssize_t pos, Py_ssize_t end) noexcept
@@ -223,7 +223,6 @@ cdef Py_ssize_t _bucket_of(Bytes p, Py_ssize_t begin, Py_ssize_t end) noexcept
 cdef bint _same(
     Bytes p, Py_ssize_t begin, Py_ssize_t size, Bytes q, Py_ssize_t low, Py_ssize_t high
 ) noexcept
-@cython.locals(i=Py_ssize_t, bits=cython.uint)
 cdef bint _is_ascii(Bytes p, Py_ssize_t begin, Py_ssize_t size) noexcept
 @cython.locals(at=Py_ssize_t, length=Py_ssize_t, i=Py_ssize_t, byte=Py_ssize_t)
 cdef Py_ssize_t _find_word(

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 COMPILED: Final = not __file__.endswith(".py")
+_COMPILED: Final = COMPILED  # known to C
 # Whether OpenSSL is called directly (native.h); an object for each digest costs more than the digest.
 _DIRECT: Final = COMPILED and auditspan_sha256_load(getattr(_hashlib, "__file__", "").encode())  # type: ignore[name-defined] # noqa: F821
 
@@ -675,10 +676,7 @@ class Transcoder:
         return 0
 
     def _is_utf8(self, pos: int, end: int) -> int:
-        bits = 0
-        for i in range(pos, end):
-            bits |= self.p[i]
-        return 1 if bits < 0x80 else self._is_long_utf8(pos, end)
+        return _is_ascii(self.p, pos, end - pos) or self._is_long_utf8(pos, end)
 
     def _is_long_utf8(self, pos: int, end: int) -> int:
         """RFC 3629: no longer than needed, no surrogates, nothing above U+10FFFF."""
@@ -1463,10 +1461,9 @@ def _same(p: _Bytes, begin: int, size: int, q: _Bytes, low: int, high: int) -> i
 
 
 def _is_ascii(p: _Bytes, begin: int, size: int) -> int:
-    bits = 0
-    for i in range(begin, begin + size):
-        bits |= p[i]
-    return bits < 0x80
+    if _COMPILED:
+        return auditspan_is_ascii(p, begin, begin + size)  # type: ignore[name-defined, no-any-return] # noqa: F821
+    return bytes(p[begin : begin + size]).isascii()
 
 
 def _find_word(words: bytes, end: int, p: _Bytes, begin: int, size: int, fold: int) -> int:

@@ -33,8 +33,8 @@ _databases = itertools.count()
 
 
 @contextmanager
-def child(module, *arguments):
-    """Run a module of this folder; it is killed at the end, if it still runs."""
+def child(module, *arguments, lives_s=DEADLINE_S):
+    """Run a module of this folder; it is killed after *lives_s*, or at the end, if it still runs."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"collector.durability.{module}", *arguments],
         stdin=subprocess.PIPE,
@@ -43,7 +43,7 @@ def child(module, *arguments):
         cwd=TESTS,
         env=ENVIRONMENT,
     )
-    watchdog = threading.Timer(DEADLINE_S, process.kill)
+    watchdog = threading.Timer(lives_s, process.kill)
     watchdog.start()
     try:
         yield process
@@ -64,7 +64,8 @@ def until(condition):
 
 @pytest.fixture(scope="module")
 def store_url(tmp_path_factory):
-    with child("store_child", str(tmp_path_factory.mktemp("store")), "0") as process:
+    # As long as all tests of this module may take together.
+    with child("store_child", str(tmp_path_factory.mktemp("store")), "0", lives_s=600) as process:
         yield process.stdout.readline().strip()
         process.stdin.close()
         process.wait(DEADLINE_S)

@@ -8,10 +8,11 @@ are malformed or refused, whose error the readable path names.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Final
+
+from msgspec.structs import replace
 
 from auditspan_collector.decode.wire import MIN_BYTES_A_MESSAGE, MIN_MESSAGES
 from auditspan_collector.errors import AuditspanError

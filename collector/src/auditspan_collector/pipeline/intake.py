@@ -100,20 +100,37 @@ class NoIntakeMetrics:
 class _Waiting:
     """A request's records between its thread and the committer."""
 
-    __slots__ = ("bytes", "done", "error", "leaves", "receipt")
+    __slots__ = ("_answered", "_done", "bytes", "error", "leaves", "receipt")
 
     def __init__(self, leaves: Leaves) -> None:
         self.leaves = leaves
         self.bytes = len(leaves.contents)
-        self.done = threading.Event()
+        # A lock that is free once there is an answer: an event would cost several times as much.
+        self._done = threading.Lock()
+        self._done.acquire()
+        self._answered = False
         self.receipt: Receipt | None = None
         self.error: BaseException | None = None
 
+    def succeed(self, receipt: Receipt) -> None:
+        """Answer with *receipt*."""
+        self.receipt = receipt
+        self._answered = True
+        self._done.release()
+
     def fail(self, error: BaseException) -> None:
         """Answer with *error*, unless there is an answer."""
-        if not self.done.is_set():
+        if not self._answered:
             self.error = error
-            self.done.set()
+            self._answered = True
+            self._done.release()
+
+    def wait(self) -> Receipt | None:
+        """The answer, once it is there; raises what it failed with."""
+        self._done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self.receipt
 
 
 class Intake:
@@ -224,10 +241,7 @@ class Intake:
         if stopping:
             self._release([waiting])
             raise ShuttingDown("the collector is stopping")
-        waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error
-        return waiting.receipt
+        return waiting.wait()
 
     def stop(self) -> None:
         """Refuse new requests, commit what is queued, and return when that is done; may be called again."""
@@ -294,14 +308,15 @@ class Intake:
             duplicates = _among(committed.duplicates, at, end)
             # The new records of one request are sealed next to each other, so they make one range.
             after = index + end - at - duplicates
-            waiting.receipt = Receipt(
-                committed.stream,
-                (IndexRange(index, after - 1),) if after > index else (),
-                duplicates,
-                _among(conflicts, at, end),
+            waiting.succeed(
+                Receipt(
+                    committed.stream,
+                    (IndexRange(index, after - 1),) if after > index else (),
+                    duplicates,
+                    _among(conflicts, at, end),
+                )
             )
             at, index = end, after
-            waiting.done.set()
 
     def _flag(self, committed: Committed) -> None:
         conflicts = [place for place, verdict in committed.flagged if verdict is Verdict.CONFLICT]

@@ -10,8 +10,10 @@ commit, under the index of its first record. As keys of a B-tree they would cost
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
+from auditspan_collector.sealing import pieces
 from auditspan_collector.spool import values
 from auditspan_collector.spool.values import index_key, key_index
 from auditspan_collector.spool.verdict import Verdict
@@ -19,8 +21,7 @@ from auditspan_collector.spool.verdict import Verdict
 if TYPE_CHECKING:
     import lmdb
 
-KEY_BYTES = 16
-PAIR_BYTES = 32  # key and identity
+KEY_BYTES = 16  # and an identity's
 
 
 class Window:
@@ -40,7 +41,8 @@ class Window:
         self._known = {}
         with txn.cursor(seen) as cursor:
             for key, stored in cursor:
-                self._known.update(_pairs(key, stored))
+                entry = _pieces(key, stored)
+                self._known.update(zip(entry[::2], entry[1::2], strict=True))
 
     def draft(self) -> WindowDraft:
         """What one commit does to it."""
@@ -105,12 +107,12 @@ class WindowDraft:
         with txn.cursor(seen) as cursor:
             while len(self._forgotten) < excess and cursor.first():
                 key, stored = cursor.item()
-                self._forgotten += [one for one, _ in _pairs(bytes(key), bytes(stored))]
+                self._forgotten += _pieces(bytes(key), bytes(stored))[::2]
                 cursor.delete()
         remembered -= len(self._forgotten)
         if most and self._added:
             entry = index_key(first_index)
-            value = b"".join([one + identity for one, identity in self._added.items()])
+            value = b"".join(chain.from_iterable(self._added.items()))
             txn.put(entry, values.guard(entry, value), append=True, db=seen)
             remembered += len(self._added)
         return remembered
@@ -120,10 +122,6 @@ class WindowDraft:
         self._window.apply(self._forgotten, self._added)
 
 
-def _pairs(key: bytes, stored: bytes) -> list[tuple[bytes, bytes]]:
-    """Key and identity of each record of one entry."""
-    value = values.unguard(key, stored, f"remembered records from index {key_index(key)}")
-    return [
-        (value[at : at + KEY_BYTES], value[at + KEY_BYTES : at + PAIR_BYTES])
-        for at in range(0, len(value), PAIR_BYTES)
-    ]
+def _pieces(key: bytes, stored: bytes) -> list[bytes]:
+    """Of one entry the key and the identity of each record, in turns."""
+    return pieces(values.unguard(key, stored, f"remembered records from index {key_index(key)}"), KEY_BYTES)
