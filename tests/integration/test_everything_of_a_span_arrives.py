@@ -105,7 +105,7 @@ def test_sql_alone_recomputes_each_leaf_and_with_them_the_ledgers_root(line):
     )
     assert leaves == [sha256(base64.b64decode(row[0])).digest() for row in content]
     line.collector.end()
-    assert Frontier().append(leaves).root() == ledger_root(line.folder / "spool", size=300)
+    assert Frontier().append(b"".join(leaves)).root() == ledger_root(line.folder / "spool", size=300)
 
 
 def ledger_root(spool_folder, *, size: int) -> bytes:

@@ -176,6 +176,28 @@ def test_many_threads_make_fewer_commits_than_requests(start, spool, pool, count
     assert len(counts.commits) < 400
 
 
+def test_a_commit_waits_a_moment_for_as_many_requests_as_the_last_one_had(start, spool, pool, counts):
+    gate = Gate(spool)
+    intake = start(gate, config=Config(linger_s=10))
+    gate.open.release(10)
+
+    def submit(text, there):
+        future = pool.submit(intake.submit, request(text))
+        until(lambda: len(intake._waiting) == there or future.done())
+        return future
+
+    first = submit("a", 1)
+    first.result(DEADLINE_S)
+    intake._last_group = 2  # as after a commit of two
+    one, two = submit("b", 1), submit("c", 2)
+    assert {one.result(DEADLINE_S).receipt.ranges, two.result(DEADLINE_S).receipt.ranges} == {
+        (IndexRange(1, 1),),
+        (IndexRange(2, 2),),
+    }
+    assert [commit[0] for commit in counts.commits] == [1, 2], "the second waited for the third"
+    intake.stop()
+
+
 def test_a_duplicate_within_a_group_counts_for_the_later_request(start, spool, pool):
     gate = Gate(spool)
     intake = start(gate)
