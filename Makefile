@@ -66,7 +66,7 @@ asan: $(STAMP) ## Run the tests and a short fuzz of the compiled walk under Addr
 	@rm -rf .asan
 	@cd collector && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
 		build --build-base ../.asan/build --build-lib ../.asan
-	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py
+	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py tests/collector/codec/test_sealing.py
 	@$(ASAN) $(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
 
 format: $(STAMP) ## Format the code and apply safe fixes

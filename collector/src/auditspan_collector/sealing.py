@@ -44,6 +44,8 @@ def rows(prefix: bytes, first: int, blocks: Sequence[Leaves]) -> tuple[bytes, ar
         begin = 0
         for i in range(len(ends)):
             end = ends[i]
+            if end < begin or end > len(contents):
+                raise ValueError(f"leaf {i} ends at {end}, not from {begin} to {len(contents)}")
             _put(written, at, prefix, 0, head - _INDEX_BYTES)
             if _COMPILED:
                 auditspan_put_index(written, at + head - _INDEX_BYTES, index)  # type: ignore[name-defined] # noqa: F821

@@ -32,11 +32,11 @@ LIMITS = (
 )
 
 
-def interpreted() -> ModuleType:
-    """transcode.py as it stands, beside the compiled module."""
-    name = "auditspan_collector_transcode_interpreted"
+def interpreted(module: str = "transcode") -> ModuleType:
+    """The source of a compiled module as it stands, beside the compiled one."""
+    name = f"auditspan_collector_{module}_interpreted"
     if name not in sys.modules:
-        path = Path(auditspan_collector.__path__[0]) / "transcode.py"
+        path = Path(auditspan_collector.__path__[0]) / f"{module}.py"
         spec = importlib.util.spec_from_loader(name, SourceFileLoader(name, str(path)))
         assert spec is not None
         assert spec.loader is not None

@@ -88,7 +88,10 @@ class WindowDraft:
         added = dict(zip(keys, identities, strict=True))
         if len(added) < len(keys):
             return False
-        self._added |= added
+        if self._added:
+            self._added |= added
+        else:
+            self._added = added
         return True
 
     def _lookup(self, key: bytes) -> bytes | None:
