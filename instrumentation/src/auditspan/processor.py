@@ -28,6 +28,9 @@ from auditspan import attributes as names
 from auditspan import context
 from auditspan.context import AuditedSpan, Facts, Upstream
 from auditspan.facts import ReadMethods, glob, may_change, span_facts
+from auditspan.policy import Policy
+from auditspan.pseudonyms import key_id
+from auditspan.rules import AUDIT, SKIP
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from opentelemetry.util.types import AnyValue, Attributes
 
+    from auditspan.pseudonyms import ActorNames
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -70,9 +74,11 @@ class Sink(Protocol):
 class AuditSpanProcessor(SpanProcessor):
     """Turns spans into records in *sink*."""
 
-    def __init__(self, settings: Settings, sink: Sink) -> None:
+    def __init__(self, settings: Settings, sink: Sink, policy: Policy | None = None) -> None:
         self._sink = sink
-        self._span_attributes = settings.span_attributes
+        self._policy = policy or Policy()
+        self.actors: Final[ActorNames] = self._policy.actors
+        self.span_attributes: Final = settings.span_attributes
         self._reads = tuple(glob(pattern) for pattern in settings.reads)
         self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
@@ -136,7 +142,7 @@ class AuditSpanProcessor(SpanProcessor):
                     span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
                 return
             state.certain = True
-            if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
+            if self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
                 state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
                 span.set_attributes(state.shown)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -175,7 +181,9 @@ class AuditSpanProcessor(SpanProcessor):
         carried = _carried(parent_context)
         state = self._state(span, entry=True, parent=inside, upstream=upstream, carried=carried)
         attributes = _copy(span.attributes)
-        state.certain = span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
+        state.certain = self._policy.rules.promises(
+            attributes, default=span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
+        )
         if _tagged(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
         context.live.add(state)
@@ -226,24 +234,25 @@ class AuditSpanProcessor(SpanProcessor):
         facts = self._settled(state, span, attributes)
         if self._is_record(state, facts):
             state.written = True
-            self._complete(state, facts, attributes)
+            span = self._complete(state, facts, span, attributes)
             self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
 
     def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
-        """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
+        """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
         found = self._facts(state, span)
         if _tagged(attributes):
             said = self._said(attributes, state.shown, state.carried | _carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
-        outcome = state.outcome or found.outcome
+        ruled = self._policy.apply(state, found, attributes)
+        outcome = state.outcome or ruled.outcome
         return Facts(
-            action=(state.action or found.action or "EXECUTE").upper(),
+            action=(state.action or ruled.action or "EXECUTE").upper(),
             outcome=outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
-            reason=state.reason or found.reason,
-            target_type=state.target_type or found.target_type,
-            target_id=state.target_id or found.target_id,
-            route=found.route,
-            changes=found.changes,
+            reason=state.reason or ruled.reason,
+            target_type=state.target_type or ruled.target_type,
+            target_id=state.target_id or ruled.target_id,
+            route=ruled.route,
+            changes=ruled.changes,
         )
 
     @staticmethod
@@ -264,9 +273,13 @@ class AuditSpanProcessor(SpanProcessor):
         return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
 
     def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
+        do = state.rule.do if state.rule is not None else ""
+        if do == SKIP:
+            return state.wanted
         return (
             state.wanted
             or state.certain
+            or do == AUDIT
             or facts.changes
             or (facts.outcome == names.DENIED and state.entry)
             or any(pattern.fullmatch(facts.route) for pattern in self._reads)
@@ -292,22 +305,25 @@ class AuditSpanProcessor(SpanProcessor):
             and not (key in shown and shown[key] == value)
         }
 
-    def _complete(self, state: AuditedSpan, facts: Facts, attributes: dict[str, AnyValue]) -> None:
-        """Make *attributes* of a span those of its record: nobody else's of ours, and ours last."""
+    def _complete(
+        self, state: AuditedSpan, facts: Facts, span: ReadableSpan, attributes: dict[str, AnyValue]
+    ) -> ReadableSpan:
+        """Make *attributes* of *span* those of its record: nobody else's of ours, and ours last. The rest of the record."""
         foreign = [key for key in attributes if key.startswith(names.PREFIX)]
         if foreign:
             carried = state.carried | _carried()
             for key in foreign:
                 if key in _OURS or key in carried:
                     del attributes[key]
+        span = self._policy.limit(state, span, attributes)
         attributes |= self._own(state, facts)
         stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
         attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
+        return span
 
-    @staticmethod
-    def _own(state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
+    def _own(self, state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
         # Asked for when the response starts and when it ends; in between, little changes.
         if state.told is not None and state.told[:2] == (facts, state.actor):
             return state.told[2]
@@ -320,15 +336,16 @@ class AuditSpanProcessor(SpanProcessor):
             names.ACTOR_SESSION: actor.session,
             names.ACTOR_AUTH_METHOD: actor.auth_method,
             names.ACTOR_DELEGATE: actor.delegate,
-            names.REASON: facts.reason,
+            names.ACTOR_ID: actor.id,
+            names.ACTOR_KEY_ID: key_id(actor.id),
+            names.REASON: self._policy.without_people(state, facts.reason),
             names.TARGET_TYPE: facts.target_type,
-            names.TARGET_ID: facts.target_id,
+            names.TARGET_ID: self._policy.without_people(state, facts.target_id),
             names.CONTEXT_REJECTED: state.upstream.rejected,
         }
         own: dict[str, AnyValue] = {
             names.SCHEMA_VERSION: names.SCHEMA_VERSION_VALUE,
             names.RECORD_ID: state.record_id,
-            names.ACTOR_ID: actor.id,
             names.ACTOR_ORIGIN: actor.origin,
             names.ACTION: facts.action,
             names.OUTCOME: facts.outcome,

@@ -84,6 +84,7 @@ class GrpcSource:
         self._announced = announced
         self._reads = reads
         self.raised = False
+        self.request: Any = None  # the message, of a method that takes one
 
     def actor(self) -> Actor | None:
         """Whom the application announced before the span began, else the service named in the peer's certificate."""
@@ -100,6 +101,18 @@ class GrpcSource:
         """From the method's name and the status that the call has by now."""
         status = self._status(span)
         return grpc_facts(self._method, status=status, details=self._details(), read=self._reads)
+
+    def header(self, name: str) -> list[str]:
+        """The values of a metadata key, but for binary ones."""
+        metadata = self._context.invocation_metadata() or ()
+        return [value for key, value in metadata if key.lower() == name and isinstance(value, str)]
+
+    def parameter(self, name: str) -> object:
+        """A field of the request's message; ``card.number`` of the message in it."""
+        value = self.request
+        for step in name.split("."):
+            value = getattr(value, step, None)
+        return value
 
     def _status(self, span: ReadableSpan) -> int:
         code = self._context.code()
