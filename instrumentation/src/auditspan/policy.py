@@ -73,12 +73,14 @@ class Policy:
         """Take out of *attributes*, in place, and of *span* what the record may not hold; put in what a rule lets."""
         keep = (state.rule or self.rules.default).keep
         source = state.source
-        clean(attributes, keep, lambda: _query(source, attributes))
+        clean(attributes, keep, self.actors, lambda: _query(source, attributes))
         if keep.headers:
             add_headers(attributes, keep, lambda name: _values(source, name))
         if self.proxies and state.entry:
             self._look_behind(source, attributes)
-        people = people_in(state.named()) if self.actors.hides else frozenset()
+        if not self.actors.hides:
+            return plain(span, keep, self.actors)
+        people = people_in(state.named())
         self.actors.scrub(attributes, people)
         return plain(span, keep, self.actors, people)
 
@@ -105,7 +107,8 @@ def _target_id(
         path = str(attributes.get("url.path") or attributes.get("http.target") or "").partition("?")[0]
         ask = match_path(found.route, path).get
     values = [_asked(ask, name) for name in wanted]
-    return "/".join("" if value is None else str(value) for value in values)[:_MAX_TEXT].strip("/")
+    texts = ["" if value is None else str(value) for value in values]
+    return "/".join(texts)[:_MAX_TEXT] if any(texts) else ""
 
 
 def _values(source: object, name: str) -> list[str]:

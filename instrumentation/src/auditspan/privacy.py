@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Status
 
+from auditspan.extractors import hash_session
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
@@ -23,12 +25,13 @@ if TYPE_CHECKING:
     from auditspan.pseudonyms import ActorNames
     from auditspan.rules import Keep
 
-_DROPPED, _ADDRESS, _HEADER, _EXCEPTION, _AGENT = range(1, 6)
+_DROPPED, _ADDRESS, _HEADER, _EXCEPTION, _AGENT, _SESSION = range(1, 7)
 _MAX_SEEN: Final = 4096
 
 LEFT_OUT: Final = {
     **dict.fromkeys(("http.url", "http.target", "url.full"), _ADDRESS),
     **dict.fromkeys(("http.user_agent", "user_agent.original", "rpc.user_agent"), _AGENT),
+    **dict.fromkeys(("session.id", "session.previous_id"), _SESSION),
     **dict.fromkeys(("exception.message", "exception.stacktrace", "error.message"), _EXCEPTION),
     **dict.fromkeys(
         (
@@ -64,27 +67,17 @@ class _Marked:
     """Which keys are sensitive, remembered: what most spans have is looked up all at once."""
 
     def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._kinds: dict[str, int] = {}
+        # Replaced as one: a key that is seen must have been judged, whichever thread comes last.
+        self._known: tuple[frozenset[str], dict[str, int]] = (frozenset(), {})
 
-    def among(self, attributes: Mapping[str, AnyValue]) -> Mapping[str, int]:
+    def among(self, attributes: Mapping[str, AnyValue]) -> dict[str, int]:
         """Kinds by those keys of *attributes* that are sensitive."""
-        if not self._seen.issuperset(attributes):
-            self._learn(attributes)
-        kinds = self._kinds
+        seen, kinds = self._known
+        if not seen.issuperset(attributes):
+            seen, kinds = (seen, kinds) if len(seen) < _MAX_SEEN else (frozenset(), {})
+            kinds = kinds | {key: kind for key in attributes if (kind := _kind(key))}
+            self._known = (seen.union(attributes), kinds)
         return {key: kinds[key] for key in kinds.keys() & attributes.keys()}
-
-    def _learn(self, attributes: Mapping[str, AnyValue]) -> None:
-        seen, kinds = (self._seen, self._kinds) if len(self._seen) < _MAX_SEEN else (set(), {})
-        seen, kinds = (
-            seen | set(attributes),
-            {
-                **kinds,
-                **{key: kind for key in attributes if (kind := _kind(key))},
-            },
-        )
-        self._kinds = kinds  # first: a key that is seen must be marked already
-        self._seen = seen
 
 
 def _kind(key: str) -> int:
@@ -97,8 +90,13 @@ def _kind(key: str) -> int:
 _marked: Final = _Marked()  # what is known of names is the same for everybody
 
 
-def clean(attributes: MutableMapping[str, AnyValue], keep: Keep, query: Callable[[], str]) -> None:
-    """Take headers, queries, bodies and SQL out of a span's *attributes*, but for what *keep* names.
+def clean(
+    attributes: MutableMapping[str, AnyValue],
+    keep: Keep,
+    actors: ActorNames,
+    query: Callable[[], str] = str,
+) -> None:
+    """Take headers, queries, bodies and SQL out of a span's *attributes*, but for what *keep* names; hash sessions.
 
     *query* gives the URL's query as it was sent; it is asked only where *keep* names a parameter.
     """
@@ -109,6 +107,8 @@ def clean(attributes: MutableMapping[str, AnyValue], keep: Keep, query: Callable
             address = str(attributes[key])
             if "?" in address or "#" in address:
                 attributes[key] = address.partition("?")[0].partition("#")[0]
+        elif kind == _SESSION:
+            attributes[key] = actors.session(hash_session(attributes[key]))
         elif not _lets(keep, kind, key):
             del attributes[key]
     if named:
@@ -145,7 +145,9 @@ def _named_query(query: str, wanted: frozenset[str]) -> str:
     return "&".join(pairs)[: _MAX_VALUE * 2]
 
 
-def plain(span: ReadableSpan, keep: Keep, actors: ActorNames, people: frozenset[str]) -> ReadableSpan:
+def plain(
+    span: ReadableSpan, keep: Keep, actors: ActorNames, people: frozenset[str] = frozenset()
+) -> ReadableSpan:
     """*span*, or a copy without what its exceptions say (unless *keep* lets it) and the names of *people*.
 
     Its attributes are not looked at: the caller encodes others.
@@ -212,6 +214,6 @@ def _plain_event(event: Event, keep: Keep, actors: ActorNames, people: frozenset
     if not event.attributes or not (actors.hides or _marked.among(event.attributes)):
         return event
     attributes = dict(event.attributes)
-    clean(attributes, replace(keep, query=frozenset()), str)
+    clean(attributes, replace(keep, query=frozenset()), actors)
     actors.scrub(attributes, people)
     return _EventCopy(event, attributes) if attributes != dict(event.attributes) else event

@@ -97,7 +97,7 @@ class ActorNames:
             self.hides or self._key or actor.id.startswith("hmac:") or actor.delegate.startswith("hmac:")
         ):
             return actor
-        session = self._session(actor.session) if actor.session else ""
+        session = self.session(actor.session) if actor.session else ""
         return replace(actor, id=self.name(actor.id), delegate=self.name(actor.delegate), session=session)
 
     def asserted(self, actor: Actor) -> Actor:
@@ -147,8 +147,8 @@ class ActorNames:
             if _findable(person)
         )
 
-    def _session(self, session: str) -> str:
-        """Sessions come here hashed; keyed, nobody can check a guess. Where no actor is told, none is."""
+    def session(self, session: str) -> str:
+        """The hash of a session's id as it may be shown: keyed, nobody can check a guess; where no actor is told, none."""
         if self.mode == OFF:
             return ""
         return self._pseudonym("session", session) if self._key else session

@@ -191,6 +191,16 @@ def test_with_a_key_sessions_can_not_be_guessed(running, installed, mode):
     assert plain.sink.records[0]["actor.session_id"] == unkeyed
 
 
+@pytest.mark.parametrize("mode", ["raw", HMAC, OFF])
+def test_a_session_on_the_span_is_hashed_in_the_record_like_the_actors(running, mode):
+    running = running(mode)
+    with running.serve(**{"session.id": "s-1"}):
+        auditspan.set_actor("alice", session="s-1")
+    (record,) = running.sink.records
+    assert record.attributes["session.id"] == (record["actor.session_id"] or "")
+    assert "s-1" not in str(record.span)
+
+
 @pytest.mark.parametrize("mode", [HMAC, OFF])
 def test_the_name_is_nowhere_in_the_record_nor_in_the_ordinary_span(running, mode):
     running = running(mode)
