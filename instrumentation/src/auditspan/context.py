@@ -136,8 +136,8 @@ class AuditedSpan:
     *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
-    them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got, *told* those of the record with what they were
-    made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
+    *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str

@@ -8,14 +8,13 @@ proxy is believed. The service starts in any case.
 from __future__ import annotations
 
 import logging
-import os
-import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
 from auditspan.context import Facts
 from auditspan.facts import match_path
+from auditspan.operator_files import read_small
 from auditspan.privacy import add_headers, clean, plain
 from auditspan.proxies import Proxies
 from auditspan.pseudonyms import HMAC, OFF, RAW, ActorKey, ActorKeyError, ActorNames, people_in
@@ -35,7 +34,7 @@ _log = logging.getLogger(__name__)
 # The names that instrumentations have for the connection's other end, the newest first.
 _PEER: Final = ("network.peer.address", "net.sock.peer.addr", "net.peer.ip", "client.address")
 _MAX_TEXT: Final = 1024  # characters of a target's id
-_MAX_KEY_FILE: Final = 64 * 1024  # characters
+_MAX_KEY_FILE: Final = 4096  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +119,9 @@ def _query(source: object, attributes: dict[str, AnyValue]) -> str:
     ask: Any = getattr(source, "query", None)
     if ask is not None:
         return str(_asked(ask) or "")
-    said = attributes.get("url.query")
+    texts = (str(attributes.get(name) or "") for name in ("http.target", "url.full", "http.url"))
     return str(
-        said or str(attributes.get("http.target") or attributes.get("url.full") or "").partition("?")[2]
+        attributes.get("url.query") or next((text.partition("?")[2] for text in texts if "?" in text), "")
     )
 
 
@@ -173,12 +172,9 @@ def _key(settings: Settings) -> ActorKey | None:
     if path is not None:
         where = str(path)
         try:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(_MAX_KEY_FILE)
-                exposed = os.fstat(file.fileno()).st_mode & stat.S_IROTH
-        except (OSError, UnicodeDecodeError) as problem:
-            reason = problem.strerror if isinstance(problem, OSError) else "is not UTF-8 text"
-            raise ActorKeyError(f"{where}: {reason}") from None
+            text, exposed = read_small(path, _MAX_KEY_FILE)
+        except ValueError as problem:
+            raise ActorKeyError(str(problem)) from None
         if exposed:
             _log.warning("Auditspan: every user of this host can read the key in %s: chmod o-rwx", path)
     elif not text:

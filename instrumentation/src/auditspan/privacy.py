@@ -117,7 +117,8 @@ def clean(
 
 def _lets(keep: Keep, kind: int, key: str) -> bool:
     if kind == _HEADER:
-        return key.rpartition(".")[2].replace("_", "-") in keep.headers
+        prefix = next(filter(key.startswith, LEFT_OUT_WITH_PREFIX))
+        return key.removeprefix(prefix).replace("_", "-") in keep.headers
     if kind == _AGENT:
         return "user-agent" in keep.headers
     return kind == _EXCEPTION and keep.exceptions
@@ -132,9 +133,8 @@ def add_headers(
     for name in keep.headers:
         values = [value[:_MAX_VALUE] for value in values_of(name) if isinstance(value, str)]
         if values:
-            attributes.pop(
-                prefix + name.replace("-", "_"), None
-            )  # the same, as an instrumentation captured it
+            # The same, as an instrumentation captured it.
+            attributes.pop(prefix + name.replace("-", "_"), None)
             attributes[prefix + name] = values[:_MAX_VALUES]
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+from auditspan.operator_files import read_small
 from auditspan.rules import AUDIT, SKIP, Keep, Rule, Rules
 
 if TYPE_CHECKING:
@@ -59,16 +60,13 @@ class RulesError(ValueError):
 def read(path: Path) -> Rules:
     """The rules in *path*. Raises RulesError, also when it can't be read."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as problem:
-        raise RulesError([f"{path}: {problem.strerror or problem}"]) from problem
-    if len(content) > MAX_BYTES:
-        raise RulesError([f"{path}: is larger than {MAX_BYTES} bytes"])
+        content, _ = read_small(path, MAX_BYTES)
+    except ValueError as problem:
+        raise RulesError([str(problem)]) from None
     return parse(content, str(path))
 
 
-def parse(content: bytes, name: str) -> Rules:
+def parse(content: str, name: str) -> Rules:
     """The rules in a file's *content*; *name* stands for the file in messages. Raises RulesError."""
     import yaml  # noqa: PLC0415 - see the module
 
@@ -228,7 +226,7 @@ class _Reader:
 
     def _header(self, node: Any) -> str:
         text = self._text(node).lower()
-        if text in CREDENTIALS:
+        if text.replace("_", "-") in CREDENTIALS:  # WSGI can't tell the two apart
             self._wrong(node, f"header {text!r}: holds a credential, which no record may")
         elif text and not _HEADER.fullmatch(text):
             self._wrong(node, f"header {text!r}: is no header's name")

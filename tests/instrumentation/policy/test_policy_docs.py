@@ -17,11 +17,11 @@ BLOCKS = re.findall(r"```yaml\n(.*?)```", RULES, re.DOTALL)
 
 @pytest.mark.parametrize("block", BLOCKS)
 def test_the_examples_can_be_used(block):
-    parse(block.encode(), "rules.yaml")
+    parse(block, "rules.yaml")
 
 
 def test_the_first_example_says_what_the_text_says():
-    rules = parse(BLOCKS[0].encode(), "rules.yaml")
+    rules = parse(BLOCKS[0], "rules.yaml")
     refund = rules.of({"http.request.method": "POST"}, "/orders/{order_id}/refund")
     assert (refund.do, refund.action, refund.target_id) == ("", "REFUND_ORDER", ("order_id",))
     assert rules.of({"http.request.method": "GET"}, "/health").do == "skip"
