@@ -225,7 +225,7 @@ def test_new_env_draws_a_different_secret_for_each_name_and_never_overwrites(tmp
     assert list(drawn) == example_names()
     assert len(set(drawn.values())) == len(drawn)
     keys = re.search(r'^AUDIT_CONTEXT_KEYS="(.+)"$', target.read_text(), re.MULTILINE)
-    assert KeyRing.from_text(keys[1], "test").signing_id == "first"
+    assert KeyRing.from_text(keys[1]).signing_id == "first"
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 1
     assert "delete it first" in again.stderr

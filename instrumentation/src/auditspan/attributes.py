@@ -39,8 +39,8 @@ DELIVERY: Final = "audit.delivery"  # string; DELIVERY_SPOOL on the ordinary cop
 SCHEMA_VERSION_VALUE: Final = "1"
 DELIVERY_SPOOL: Final = "spool"
 
-# Why a record of ours carries a rejected audit-context or none; kept with the record, no column of its own.
-# A string: bad_signature, expired, wrong_trace, malformed, or unknown_key when no key here could judge it.
+# Why what the caller said of the actor was not believed; kept with the record, no column of its own.
+# A string; docs/audit-context.md has the reasons.
 CONTEXT_REJECTED: Final = "audit.context.rejected"
 
 ANONYMOUS: Final = "anonymous"  # actor id: the framework says that it is nobody

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from auditspan.extractors import Extractor
     from auditspan.processor import Sink
+    from auditspan.propagation.counts import ContextCounts
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -74,8 +75,8 @@ def _start() -> None:
     excluded = [name for name in _EXCLUDING if os.environ.get(name)]
     if excluded:
         _log.warning("Auditspan: requests that %s leaves out get no audit record", " and ".join(excluded))
-    install(provider, chosen, _deliver(chosen))
-    _guarded("audit-context", lambda: _carry_context(chosen, service_name))
+    processor = install(provider, chosen, _deliver(chosen))
+    _guarded("audit-context", lambda: _carry_context(chosen, service_name, processor.context_counts))
     hook_instrumentors(_extractors())
 
 
@@ -108,10 +109,11 @@ def _deliver(chosen: Settings) -> Sink:
     return spool
 
 
-def _carry_context(chosen: Settings, service_name: str) -> None:
+def _carry_context(chosen: Settings, service_name: str, counts: ContextCounts) -> None:
     from auditspan.propagation import install as carry  # noqa: PLC0415 - not needed to import this module
 
-    carry(chosen, service=service_name)
+    carry(chosen, service=service_name, counts=counts)
+    counts.publish()
 
 
 def hook_instrumentors(extractors: Iterable[Extractor]) -> None:

@@ -40,7 +40,9 @@ _SLOT: Final = "_auditspan"  # attribute of an SDK span object
 _MAX_LIVE_TRACES: Final = 65_536  # spans that are never ended must not fill the memory
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True, unsafe_hash=True
+)  # not frozen, which triples the price of making one; nobody changes it
 class Actor:
     """Who acts, and how we know. *session* is already hashed; *delegate* is who acts for them."""
 
@@ -53,18 +55,34 @@ class Actor:
     delegate: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+# Why a context was rejected, besides what is wrong with a token itself (propagation/tokens.py).
+WRONG_PURPOSE: Final = "wrong_purpose"  # signed for messages and came with a request, or the other way round
+UNSIGNED: Final = "unsigned"  # an actor in plain baggage
+
+
+@dataclass(slots=True)  # as Actor
 class Upstream:
     """What the caller's ``audit-context`` said, already verified.
 
     *actor* is None when it named nobody or was rejected; *parent_span_id* is 16 hex digits or empty;
-    *rejected* is empty or why the token was ignored: bad_signature, expired, wrong_trace, malformed.
+    *rejected* is empty or why the context was ignored; *queued* says that it was signed for a message in a queue.
     """
 
     actor: Actor | None = None
     parent_span_id: str = ""
     service: str = ""
     rejected: str = ""
+    queued: bool = False
+
+    def at(self, *, queue: bool) -> Upstream:
+        """What counts of it where work comes from a *queue*, or does not: what was signed for the other is rejected."""
+        says_something = self.actor is not None or self.parent_span_id or self.service
+        if self.queued is queue or self.rejected or not says_something:
+            return self
+        return Upstream(rejected=WRONG_PURPOSE)
+
+
+_NO_UPSTREAM: Final = Upstream()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +244,7 @@ class AuditedSpan:
 def upstream(context: Context | None = None) -> Upstream:
     """The caller's ``audit-context`` in *context* (default: the current one), or an empty one."""
     found = otel_context.get_value(_UPSTREAM, context)
-    return found if isinstance(found, Upstream) else Upstream()
+    return found if isinstance(found, Upstream) else _NO_UPSTREAM
 
 
 def with_upstream(value: Upstream, context: Context | None = None) -> Context:

@@ -31,6 +31,7 @@ from auditspan.facts import ReadMethods, glob, may_change, span_facts
 from auditspan.policy import Policy
 from auditspan.pseudonyms import key_id
 from auditspan.rules import AUDIT, SKIP
+from auditspan.propagation.counts import ContextCounts
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class AuditSpanProcessor(SpanProcessor):
         self.span_attributes: Final = settings.span_attributes
         self._reads = tuple(glob(pattern) for pattern in settings.reads)
         self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
+        self.context_counts: Final = ContextCounts()
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
         self._encoder = SpanEncoder()
         self._warned = False
@@ -164,7 +166,7 @@ class AuditSpanProcessor(SpanProcessor):
     def begin_record(self, span: Span) -> AuditedSpan:
         """Make the open *span* a record of its own inside the audited span around it."""
         around = context.of_span(span)
-        upstream = Upstream() if around is not None else context.upstream()
+        upstream = Upstream() if around is not None else self._upstream(queue=False)
         carried = _carried() | (around.carried if around is not None else frozenset())
         state = self._state(span, entry=False, parent=around, upstream=upstream, carried=carried)
         state.wanted = state.certain = True
@@ -177,7 +179,8 @@ class AuditSpanProcessor(SpanProcessor):
     def _enter(self, span: Span, parent_context: Context | None) -> None:
         parent = span.parent
         inside = context.current(parent_context) if parent is not None and not parent.is_remote else None
-        upstream = context.upstream(parent_context) if inside is None else Upstream()
+        queue = span.kind is SpanKind.CONSUMER
+        upstream = self._upstream(parent_context, queue=queue) if inside is None else Upstream()
         carried = _carried(parent_context)
         state = self._state(span, entry=True, parent=inside, upstream=upstream, carried=carried)
         attributes = _copy(span.attributes)
@@ -191,6 +194,13 @@ class AuditSpanProcessor(SpanProcessor):
         # one, so that code under a child that sampling drops finds the state; whoever attached the request's context
         # restores the one before.
         otel_context.attach(context.with_state(state))
+
+    def _upstream(self, parent_context: Context | None = None, *, queue: bool) -> Upstream:
+        said = context.upstream(parent_context)
+        counted = said.at(queue=queue)
+        if counted is not said:
+            self.context_counts.note(counted)
+        return counted
 
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
         around = context.current(parent_context)

@@ -40,6 +40,7 @@ FORWARDED_HEADER: Final = "OTEL_AUDITSPAN_FORWARDED_HEADER"
 CONTEXT_KEYS_FILE: Final = "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE"
 CONTEXT_DESTINATIONS: Final = "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS"
 CONTEXT_TTL_S: Final = "OTEL_AUDITSPAN_CONTEXT_TTL_S"
+CONTEXT_QUEUE_TTL_S: Final = "OTEL_AUDITSPAN_CONTEXT_QUEUE_TTL_S"
 
 PREFIX: Final = "OTEL_AUDITSPAN_"
 VARIABLES: Final = (
@@ -63,6 +64,7 @@ VARIABLES: Final = (
     CONTEXT_KEYS_FILE,
     CONTEXT_DESTINATIONS,
     CONTEXT_TTL_S,
+    CONTEXT_QUEUE_TTL_S,
 )
 
 GRPC: Final = "grpc"
@@ -71,6 +73,7 @@ HTTP_PROTOBUF: Final = "http/protobuf"
 DEFAULT_ENDPOINT: Final = "http://localhost:4317"
 DEFAULT_SPOOL_MAX_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_CONTEXT_TTL_S: Final = 60.0
+DEFAULT_CONTEXT_QUEUE_TTL_S: Final = 86_400.0
 DEFAULT_GRPC_READ_METHODS: Final = (
     "Get*",
     "BatchGet*",
@@ -103,7 +106,8 @@ class Settings:
     too; *grpc_read_methods* method names or ``/service/method`` patterns that change nothing. *headers* are sent
     to the collector only. *actor* says how actors are named (raw, hmac, off), *actor_key* is the content of a keys file
     and counts where *actor_key_file* is None. *trusted_proxies* are addresses and networks, *forwarded_header* is the
-    header that they write, empty for whichever is there. *context_ttl_s* is how long a signed ``audit-context`` is believed.
+    header that they write, empty for whichever is there. *context_ttl_s* is how long a signed ``audit-context`` is believed,
+    *context_queue_ttl_s* the same for one that came with a message.
     """
 
     disabled: bool = False
@@ -126,6 +130,7 @@ class Settings:
     context_keys_file: Path | None = None
     context_destinations: tuple[str, ...] = ()
     context_ttl_s: float = DEFAULT_CONTEXT_TTL_S
+    context_queue_ttl_s: float = DEFAULT_CONTEXT_QUEUE_TTL_S
     problems: tuple[str, ...] = ()
 
 
@@ -173,6 +178,9 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
         context_keys_file=Path(keys_file).expanduser() if keys_file else None,
         context_destinations=reader.patterns(CONTEXT_DESTINATIONS),
         context_ttl_s=reader.number(CONTEXT_TTL_S, DEFAULT_CONTEXT_TTL_S, float, 1.0, "seconds, 1 or more"),
+        context_queue_ttl_s=reader.number(
+            CONTEXT_QUEUE_TTL_S, DEFAULT_CONTEXT_QUEUE_TTL_S, float, 1.0, "seconds, 1 or more"
+        ),
         problems=tuple(reader.problems + reader.unknown()),
     )
 

@@ -29,6 +29,7 @@ def test_no_variable_is_documented_that_is_not_read():
     [
         (settings.SPOOL_MAX_BYTES, settings.DEFAULT_SPOOL_MAX_BYTES),
         (settings.CONTEXT_TTL_S, f"{settings.DEFAULT_CONTEXT_TTL_S:g}"),
+        (settings.CONTEXT_QUEUE_TTL_S, f"{settings.DEFAULT_CONTEXT_QUEUE_TTL_S:g}"),
     ],
 )
 def test_defaults_are_those_of_the_code(variable, value):

@@ -59,9 +59,8 @@ def test_urls(entry, url, allowed):
     destinations = Destinations([entry])
     assert destinations.problems == []
     assert destinations.allows(Destination.of_url(url)) is allowed
-    assert destinations.allows(Destination.of_span({"url.full": url, "server.address": "orders"})) is (
-        allowed if url else False
-    )
+    for key in ("http.url", "url.full"):
+        assert destinations.allows_span({key: url, "server.address": "orders"}) is allowed
 
 
 @pytest.mark.parametrize(
@@ -93,6 +92,42 @@ def test_grpc_targets(entry, target, allowed):
 
 
 @pytest.mark.parametrize(
+    ("entries", "name", "brokers", "allowed"),
+    [
+        (["queue:orders"], "orders", [], True),
+        (["queue:orders"], "orders", ["anywhere:9092"], True),
+        (["queue:orders"], "Orders", [], False),
+        (["queue:orders"], "orders.new", [], False),
+        (["queue:orders.*"], "orders.new", [], True),
+        (["queue:orders.*"], "orders", [], False),
+        (["queue:*"], "anything", [], True),
+        (["queue:*"], "", [], False),
+        (["orders"], "orders", [], False),
+        (["queue:orders@kafka"], "orders", ["kafka:9092"], True),
+        (["queue:orders@kafka"], "orders", ["kafka"], True),
+        (["queue:orders@kafka:9092"], "orders", ["kafka"], True),
+        (["queue:orders@kafka:9092"], "orders", ["kafka:9093"], False),
+        (["queue:orders@kafka"], "orders", ["kafka.evil.example:9092"], False),
+        (["queue:orders@kafka"], "orders", ["kafka:9092", "evil.example:9092"], False),
+        (["queue:orders@kafka"], "orders", [], False),
+        (["queue:orders@kafka"], "other", ["kafka:9092"], False),
+        (["queue:orders@kafka"], "orders", ["SASL://kafka:9092"], False),
+        (["queue:orders@k1", "queue:orders@k2"], "orders", ["k1:9092", "k2:9092"], True),
+        (["queue:orders@k1", "queue:other@k2"], "orders", ["k1:9092", "k2:9092"], False),
+        (["queue:*@10.0.0.0/8"], "orders", ["10.1.2.3:9092"], True),
+        (["queue:*@[fd00::1]:9092"], "orders", ["[fd00::1]:9092"], True),
+        (["queue:*@*.shop.internal"], "orders", ["KAFKA.shop.internal:1"], True),
+    ],
+)
+def test_queues(entries, name, brokers, allowed):
+    destinations = Destinations(entries)
+    assert destinations.problems == []
+    assert destinations
+    assert destinations.allows_queue(name, brokers) is allowed
+    assert not Destinations(()).allows_queue(name, brokers)
+
+
+@pytest.mark.parametrize(
     "attributes",
     [
         {"http.url": "http://orders:8080/x"},
@@ -102,7 +137,8 @@ def test_grpc_targets(entry, target, allowed):
     ],
 )
 def test_old_and_new_conventions_name_the_destination(attributes):
-    assert Destination.of_span(attributes) == Destination("orders", 8080)
+    assert Destinations(["orders:8080"]).allows_span(attributes)
+    assert not Destinations(["orders:8081", "billing"]).allows_span(attributes)
 
 
 @pytest.mark.parametrize(
@@ -116,12 +152,17 @@ def test_old_and_new_conventions_name_the_destination(attributes):
     ],
 )
 def test_a_span_that_does_not_tell_is_no_destination(attributes):
-    assert Destination.of_span(attributes) is None
-    assert not Destinations(["orders", "0.0.0.0/0"]).allows(None)
+    destinations = Destinations(["orders", "0.0.0.0/0"])
+    assert not destinations.allows_span(attributes)
+    assert not destinations.allows(None)
 
 
 @pytest.mark.parametrize(
-    "entry", ["", "*", "*.", "http://orders", "a b", "orders:http", "orders:0", "300.1.1.1/8", "*x", "a/b"]
+    "entry",
+    [
+        *("", "*", "*.", "http://orders", "a b", "orders:http", "orders:0", "300.1.1.1/8", "*x", "a/b"),
+        *("queue:", "queue:a b", "queue:a*b", "queue:orders@", "queue:x@queue:x", "queue:orders@unix:/x"),
+    ],
 )
 def test_an_entry_that_can_t_be_used_is_named_and_allows_nothing(entry):
     destinations = Destinations([entry])

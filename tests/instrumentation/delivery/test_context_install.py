@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from auditspan.context import Actor, AuditedSpan, Upstream, upstream, with_state
 from auditspan.propagation import AuditContextPropagator, Destinations, KeyRing, Tokens, install
-from auditspan.propagation.tokens import PURPOSE
+from auditspan.propagation.http_guard import guard_aiohttp
+from auditspan.propagation.tokens import Claims
 from auditspan.settings import Settings
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -80,8 +83,55 @@ def test_a_client_whose_redirects_nobody_checks_gets_no_token(keys, scope, sent)
     assert ("audit-context" in carrier) is sent
 
 
+@pytest.mark.parametrize(
+    ("kind", "attributes", "sent"),
+    [
+        (trace.SpanKind.PRODUCER, {"messaging.destination.name": "orders"}, True),
+        (trace.SpanKind.PRODUCER, {"messaging.destination": "orders"}, True),
+        (trace.SpanKind.PRODUCER, {"messaging.destination": "strangers"}, False),
+        (trace.SpanKind.PRODUCER, {"url.full": "http://gateway/"}, False),
+        (trace.SpanKind.PRODUCER, {}, False),
+        (trace.SpanKind.CLIENT, {"messaging.destination": "orders"}, False),
+        (trace.SpanKind.INTERNAL, {"messaging.destination": "orders"}, False),
+    ],
+)
+@pytest.mark.parametrize("carrier", [dict, list], ids=["headers as a mapping", "headers as pairs"])
+def test_a_producer_s_message_gets_a_token_for_queues_when_its_queue_is_listed(
+    keys, kind, attributes, sent, carrier
+):
+    propagator = install(
+        Settings(context_keys_file=keys, context_destinations=("queue:orders", "gateway")), service="gateway"
+    )
+    tracer = TracerProvider().get_tracer("shop")
+    span = tracer.start_span("send", kind=kind, attributes=attributes)
+    state = AuditedSpan(
+        "1" * 16, span.get_span_context().trace_id, entry=False, certain=True, actor=Actor("bob")
+    )
+    old = propagator.tokens.sign(Claims("2" * 32))
+    headers = carrier([("audit-context", old), ("x-own", "kept")])
+
+    class Setter:
+        def set(self, carrier, key, value):
+            carrier.append((key, value)) if isinstance(carrier, list) else carrier.update({key: value})
+
+    propagator.inject(headers, with_state(state, trace.set_span_in_context(span)), Setter())
+    found = dict(headers)
+    assert found.pop("x-own") == "kept"
+    assert len(headers) == 1 + sent
+    assert set(found) == ({"audit-context"} if sent else set())
+    assert all(value.startswith("q.k1.") for value in found.values())
+
+
+def test_an_aiohttp_that_writes_requests_in_another_way_is_not_guarded():
+    class ClientRequest:
+        """Without the method that sends."""
+
+    assert not guard_aiohttp(SimpleNamespace(ClientRequest=ClientRequest), Destinations(["orders"]))
+    assert not guard_aiohttp(SimpleNamespace(), Destinations(["orders"]))
+
+
 def test_an_actor_whom_nobody_vouches_for_is_not_signed(keys):
-    judge = Tokens(KeyRing.from_text(KEY, PURPOSE))
+    judge = Tokens(KeyRing.from_text(KEY))
     propagator = AuditContextPropagator(judge, Destinations(["orders"]), service="gateway")
     span = TracerProvider().get_tracer("t").start_span("entry")
     ids = span.get_span_context()
@@ -126,7 +176,7 @@ def test_without_settings_nothing_is_said_and_an_incoming_header_is_recorded_as_
 
 def test_a_setter_that_fails_costs_the_header_and_nothing_else(keys, caplog):
     propagator = AuditContextPropagator(
-        Tokens(KeyRing.from_text(KEY, PURPOSE)), Destinations(["orders"]), service="gateway"
+        Tokens(KeyRing.from_text(KEY)), Destinations(["orders"]), service="gateway"
     )
     tracer = TracerProvider().get_tracer("t")
     client = tracer.start_span("GET", kind=trace.SpanKind.CLIENT, attributes={"http.url": "http://orders/"})

@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 from auditspan.propagation import KeyRing, Tokens
-from auditspan.propagation.tokens import PURPOSE
 from instrumentation.delivery.test_context_over_http import KEYS, SERVICE
 
 
@@ -131,7 +130,7 @@ CALLS = 10  # six synchronous, four asynchronous
 def test_a_listed_target_learns_the_actor_in_every_kind_of_call(run, server, instrumented):
     run(INSTRUMENTED * instrumented + SYNC + AIO, "127.0.0.1", {"x-own": "kept"})
     assert len(server.seen) == CALLS
-    judge = Tokens(KeyRing.from_text(KEYS, PURPOSE))
+    judge = Tokens(KeyRing.from_text(KEYS))
     for metadata in server.seen:
         (token,) = metadata["audit-context"]
         assert metadata["x-own"] == ["kept"]

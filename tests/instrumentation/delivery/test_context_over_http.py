@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from auditspan.propagation import KeyRing, Tokens
-from auditspan.propagation.tokens import PURPOSE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,10 +84,11 @@ from auditspan.settings import Settings
 trace.set_tracer_provider(TracerProvider())
 keys, destinations, url, headers = Path(sys.argv[1]), sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 propagator = install(Settings(context_keys_file=keys, context_destinations=(destinations,)), service="gateway")
+from opentelemetry.instrumentation.aiohttp_client import AioHttpClientInstrumentor
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
 from opentelemetry.instrumentation.requests import RequestsInstrumentor
 from opentelemetry.instrumentation.urllib3 import URLLib3Instrumentor
-for instrumentor in (HTTPXClientInstrumentor, RequestsInstrumentor, URLLib3Instrumentor):
+for instrumentor in (AioHttpClientInstrumentor, HTTPXClientInstrumentor, RequestsInstrumentor, URLLib3Instrumentor):
     instrumentor().instrument()
 
 span = trace.get_tracer("t").start_span("entry", kind=trace.SpanKind.SERVER)
@@ -114,6 +114,13 @@ async def main():
         await client.get(url, headers=headers)
 asyncio.run(main())
 """,
+    "aiohttp": """
+import aiohttp
+async def main():
+    async with aiohttp.ClientSession() as session, session.get(url, headers=headers) as response:
+        await response.read()
+asyncio.run(main())
+""",
 }
 UNINSTRUMENTED = {
     "urllib": "import urllib.request as u; u.urlopen(u.Request(url, headers=headers))",
@@ -122,10 +129,27 @@ import http.client, urllib.parse
 c = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc); c.request("GET", "/", headers=headers)
 c.getresponse()
 """,
+    "aiohttp untraced": """
+import aiohttp
+async def main():
+    untraced = aiohttp.ClientSession(headers=headers)
+    untraced._trace_configs.clear()
+    async with untraced, untraced.get(url) as response:
+        await response.read()
+asyncio.run(main())
+""",
 }
 PROXIED = {
     "requests": "import requests; requests.get(url, headers=headers, proxies={'http': destination_url})",
     "httpx": "import httpx; httpx.get(url, headers=headers, proxy=destination_url)",
+    "aiohttp": """
+import aiohttp
+async def main():
+    async with aiohttp.ClientSession() as session:
+        async with session.get(url, headers=headers, proxy=destination_url) as response:
+            await response.read()
+asyncio.run(main())
+""",
 }
 
 
@@ -161,7 +185,7 @@ def believed(headers: dict[str, list[str]]) -> Upstream:
     """What a service with the same keys makes of a request's header."""
     trace_id = headers["traceparent"][0].split("-")[1]
     (token,) = headers["audit-context"]
-    return Tokens(KeyRing.from_text(KEYS, PURPOSE)).verify(token, trace_id)
+    return Tokens(KeyRing.from_text(KEYS)).verify(token, trace_id)
 
 
 def test_the_clients_are_all_there(run, listed):

@@ -6,17 +6,18 @@ import base64
 import hashlib
 import hmac
 import json
-import os
 
 import pytest
 from auditspan.context import Actor, AuditedSpan, Upstream, upstream, with_state, with_upstream
 from auditspan.propagation import HEADER, AuditContextPropagator, Destinations, KeyRing, Tokens
-from auditspan.propagation.keys import KeysError, readable_by_all
-from auditspan.propagation.tokens import CUT, MAX_TOKEN_LENGTH, PURPOSE, Claims, Rejected
+from auditspan.propagation.keys import QUEUES, REQUESTS
+from auditspan.propagation.tokens import CUT, MAX_TOKEN_LENGTH, Claims, Rejected
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from opentelemetry import trace
+from itsdangerous import TimestampSigner
+from opentelemetry import baggage, trace
 from opentelemetry.context import Context
+from opentelemetry.instrumentation.kafka.utils import KafkaContextGetter
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 TRACE, OTHER_TRACE, SPAN = (
@@ -35,8 +36,8 @@ class Clock:
         return self.now
 
 
-def tokens(text: str = SECRETS, purpose: str = PURPOSE, clock: Clock | None = None) -> Tokens:
-    return Tokens(KeyRing.from_text(text, purpose), clock=clock or Clock())
+def tokens(text: str = SECRETS, clock: Clock | None = None) -> Tokens:
+    return Tokens(KeyRing.from_text(text), clock=clock or Clock())
 
 
 def claims(**changes: object) -> Claims:
@@ -59,12 +60,19 @@ def received(value: str | list[str], judge: Tokens | None, context: Context | No
 
 
 def signed_by_hand(
-    content: bytes, key_id: str = "2026-b", secret: str = "newsecret-newsecret-newsecret-newsecret"
+    content: bytes,
+    mark: str = "",
+    key_id: str = "2026-b",
+    secret: bytes = b"newsecret-newsecret-newsecret-newsecret",
+    purpose: str = REQUESTS,
 ) -> str:
     """A token made with nothing but the documented format."""
-    derived = hmac.digest(secret.encode(), PURPOSE.encode(), hashlib.sha256)
+    derived = hmac.digest(secret, purpose.encode(), hashlib.sha256)
     now = int(Clock.now).to_bytes(4, "big")
-    parts = [key_id, *(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (content, now))]
+    parts = [
+        mark + key_id,
+        *(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in (content, now)),
+    ]
     signature = hmac.digest(derived, ".".join(parts).encode(), hashlib.sha256)
     return ".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=").decode()])
 
@@ -84,6 +92,23 @@ def test_the_documented_format_is_the_one_in_use():
         "a": ["alice", "user", ["support", "refunds"], "basic", "gateway"],
     }
     assert tokens().sign(claims()) == signed_by_hand(json.dumps(content, separators=(",", ":")).encode())
+
+
+def test_a_token_for_a_queue_has_a_mark_and_a_purpose_of_its_own():
+    token = tokens().sign(claims(actor=None), queue=True)
+    content = json.dumps({"t": TRACE, "p": SPAN, "s": "gateway"}, separators=(",", ":")).encode()
+    assert token == signed_by_hand(content, mark="q.", purpose=QUEUES)
+    assert received(token, tokens()) == Upstream(None, SPAN, "gateway", queued=True)
+
+
+def test_a_token_can_be_verified_with_an_independent_library():
+    derived = hmac.digest(b"newsecret-newsecret-newsecret-newsecret", REQUESTS.encode(), hashlib.sha256)
+    signer = TimestampSigner(
+        derived, salt=REQUESTS, key_derivation="none", digest_method=hashlib.sha256, sep="."
+    )
+    value, signed_at = signer.unsign(tokens().sign(claims()), return_timestamp=True)
+    assert value.decode() == GOOD.rsplit(".", 2)[0]
+    assert signed_at.timestamp() == Clock.now
 
 
 def test_a_token_without_an_actor_still_carries_the_record_above():
@@ -127,7 +152,8 @@ GOOD = tokens().sign(claims())
         (GOOD.replace("2026-b", "2026-a"), "bad_signature"),
         (GOOD.replace("2026-b", "2027-a"), "unknown_key"),
         (tokens("2026-b another-another-another-another-secret").sign(claims()), "bad_signature"),
-        (tokens(purpose="auditspan queue-context").sign(claims()), "bad_signature"),
+        (tokens().sign(claims(), queue=True).removeprefix("q."), "bad_signature"),
+        ("q." + GOOD, "bad_signature"),
         (GOOD.rpartition(".")[0] + ".", "malformed"),
         (GOOD.rpartition(".")[0] + "." + "A" * 43, "bad_signature"),
         (
@@ -182,7 +208,8 @@ GOOD = tokens().sign(claims())
         "another key's id",
         "a key that nobody has",
         "another secret under a known id",
-        "signed for another purpose",
+        "signed for a queue and sent as for a request",
+        "signed for a request and sent as for a queue",
         "no signature",
         "a signature of zeroes",
         "a shorter hash",
@@ -234,6 +261,53 @@ def test_a_token_is_believed_for_a_minute_and_little_clock_skew_is_forgiven(late
     clock.now += later_s
     assert received(token, judge).rejected == reason
     assert received(token, tokens(clock=clock)).rejected == reason
+
+
+@pytest.mark.parametrize(("later_s", "reason"), [(86_400, ""), (86_401, "expired"), (-5.1, "expired")])
+def test_a_token_for_a_queue_is_believed_for_a_day(later_s, reason):
+    clock = Clock()
+    judge = tokens(clock=clock)
+    token = judge.sign(claims(), queue=True)
+    assert received(token, judge).rejected == ""
+    clock.now += later_s
+    assert received(token, judge).rejected == reason
+
+
+@pytest.mark.parametrize("queue", [False, True], ids=["request", "message"])
+def test_a_token_counts_only_where_it_was_signed_for(queue):
+    found = received(tokens().sign(claims(), queue=queue), tokens())
+    assert found.at(queue=queue) == found
+    assert found.at(queue=not queue) == Upstream(rejected="wrong_purpose")
+
+
+@pytest.mark.parametrize("name", ["audit.actor.id", "user.id", "enduser.id", "enduser.role"])
+def test_an_actor_in_plain_baggage_is_rejected_as_unsigned(name):
+    context = baggage.set_baggage(name, "root", on_trace())
+    propagator = AuditContextPropagator(tokens(), Destinations(()), service="orders")
+    assert upstream(propagator.extract({}, context)) == Upstream(rejected="unsigned")
+    assert upstream(propagator.extract({HEADER: GOOD}, context)).actor.id == "alice"
+
+
+def test_other_baggage_is_nobody_s_business():
+    context = baggage.set_baggage("tenant", "blue", on_trace())
+    propagator = AuditContextPropagator(tokens(), Destinations(()), service="orders")
+    assert propagator.extract({}, context) is context
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(HEADER, GOOD.encode()), (HEADER, GOOD.encode())],
+        [(HEADER, b"forged"), (HEADER, GOOD.encode())],
+        [(HEADER, b"\xff\xfe")],
+        [(HEADER, b"")],
+    ],
+    ids=["doubled", "forged beside a good one", "no text", "empty"],
+)
+def test_a_message_s_header_that_is_not_one_token_is_rejected(headers):
+    propagator = AuditContextPropagator(tokens(), Destinations(()), service="orders")
+    found = upstream(propagator.extract(headers, on_trace(), KafkaContextGetter()))
+    assert found == Upstream(rejected="malformed")
 
 
 def test_a_cached_token_is_still_bound_to_its_trace():
@@ -302,53 +376,3 @@ def test_a_name_that_fits_into_no_header_is_not_sent():
 def test_the_rejection_is_an_exception_with_the_reason():
     with pytest.raises(Rejected, match="malformed"):
         tokens().verify("x", TRACE)
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("", "no key"),
-        ("# only a comment\n\n", "no key"),
-        ("justakey", "line 1: expected a key id and a secret"),
-        ("a b c", "line 1: expected"),
-        ("a short", "line 1: the secret has 5 characters; 32"),
-        ("b@d " + "s" * 32, "line 1: a key id is"),
-        ("x" * 33 + " " + "s" * 32, "line 1: a key id is"),
-        (f"a {'s' * 32}\na {'t' * 32}", "line 2: key id a occurs twice"),
-        ("\n".join(f"k{number} {'s' * 32}" for number in range(17)), "17 keys"),
-    ],
-)
-def test_a_keys_file_that_can_t_be_used_says_where_and_never_shows_a_secret(text, problem, tmp_path):
-    (tmp_path / "keys").write_text(text)
-    with pytest.raises(KeysError, match=problem) as raised:
-        KeyRing.from_file(tmp_path / "keys", PURPOSE)
-    assert "sss" not in str(raised.value)
-    assert str(tmp_path / "keys") in str(raised.value)
-
-
-def test_a_keys_file_is_read_with_comments_and_its_secrets_are_not_in_reprs(tmp_path):
-    (tmp_path / "keys").write_text("# rotated in spring\n\nnew " + "n" * 32 + "\n  old\t" + "o" * 40 + "  \n")
-    ring = KeyRing.from_file(tmp_path / "keys", PURPOSE)
-    assert (ring.signing_id, list(ring.derived)) == ("new", ["new", "old"])
-    assert "nnn" not in repr(ring)
-    assert repr(ring) == "KeyRing(signing_id='new')"
-
-
-@pytest.mark.parametrize("what", ["missing", "folder", "binary"])
-def test_a_keys_file_that_can_t_be_read_is_an_error_of_ours(what, tmp_path):
-    path = tmp_path / "keys"
-    if what == "folder":
-        path.mkdir()
-    if what == "binary":
-        path.write_bytes(os.urandom(20) + b"\xff\xfe")
-    with pytest.raises(KeysError, match="keys"):
-        KeyRing.from_file(path, PURPOSE)
-
-
-def test_a_keys_file_that_everybody_can_read_is_noticed(tmp_path):
-    path = tmp_path / "keys"
-    path.write_text(SECRETS)
-    path.chmod(0o640)
-    assert not readable_by_all(path)
-    path.chmod(0o644)
-    assert readable_by_all(path)

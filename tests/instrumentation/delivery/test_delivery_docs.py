@@ -6,8 +6,8 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from auditspan import settings
-from auditspan.propagation import tokens
+from auditspan import context, settings
+from auditspan.propagation import counts, keys, tokens
 from auditspan.propagation.destinations import Destinations
 from auditspan.shipper import DeliveryCounts
 from auditspan.spool import SpoolCounts, frames
@@ -42,7 +42,13 @@ def test_every_setting_of_delivery_is_explained(variable):
 
 
 @pytest.mark.parametrize(
-    "variable", [settings.CONTEXT_KEYS_FILE, settings.CONTEXT_DESTINATIONS, settings.CONTEXT_TTL_S]
+    "variable",
+    [
+        settings.CONTEXT_KEYS_FILE,
+        settings.CONTEXT_DESTINATIONS,
+        settings.CONTEXT_TTL_S,
+        settings.CONTEXT_QUEUE_TTL_S,
+    ],
 )
 def test_every_setting_of_the_header_is_explained(variable):
     assert f"| `{variable}` |" in CONTEXT
@@ -50,7 +56,16 @@ def test_every_setting_of_the_header_is_explained(variable):
 
 @pytest.mark.parametrize(
     "reason",
-    [tokens.MALFORMED, tokens.UNKNOWN_KEY, tokens.BAD_SIGNATURE, tokens.EXPIRED, tokens.WRONG_TRACE],
+    [
+        tokens.MALFORMED,
+        tokens.UNKNOWN_KEY,
+        tokens.WRONG_ALGORITHM,
+        tokens.BAD_SIGNATURE,
+        tokens.EXPIRED,
+        tokens.WRONG_TRACE,
+        context.WRONG_PURPOSE,
+        context.UNSIGNED,
+    ],
 )
 def test_every_reason_not_to_believe_a_token_is_explained(reason):
     assert f"| `{reason}` |" in CONTEXT
@@ -62,7 +77,8 @@ def test_the_spool_s_format_is_the_one_in_use():
     for suffix in (files.SUFFIX, files.ACK_SUFFIX, files.BAD_SUFFIX):
         assert f"-000001{suffix} " in DELIVERY
     assert f"| {settings.DEFAULT_SPOOL_MAX_BYTES} |" in DELIVERY
-    assert f"`{tokens.PURPOSE}`" in CONTEXT
+    assert all(f"`{purpose}`" in CONTEXT for purpose in keys.PURPOSES)
+    assert all(f"`{counter}`" in CONTEXT for counter in (counts.VERIFIED, counts.REJECTED))
     assert f"at most {tokens.MAX_TOKEN_LENGTH} letters" in CONTEXT
 
 
@@ -73,5 +89,5 @@ def test_every_example_of_a_destination_can_be_used():
         for row in table.splitlines()[2:]
         for entry in row.split("|")[1].replace("`", "").replace(",", " ").split()
     ]
-    assert len(entries) == 8
+    assert len(entries) == 11
     assert Destinations(entries).problems == []

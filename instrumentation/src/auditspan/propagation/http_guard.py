@@ -1,14 +1,15 @@
 """Keep tokens from leaving for hosts that are not on the list, where the request is about to be written.
 
 The propagator sets the header only for a listed destination. But HTTP clients copy the headers of a request to
-wherever a redirect leads, beneath any instrumentation (requests, urllib3 and urllib drop only Authorization and
-cookies there), and applications copy incoming headers to outgoing requests. So the last word is spoken here, on
+wherever a redirect leads, beneath any instrumentation (requests, urllib3, urllib and aiohttp drop only Authorization
+and cookies there), and applications copy incoming headers to outgoing requests. So the last word is spoken here, on
 each request that carries a token, with the host that the connection really has.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,30 @@ def guard_http_clients(destinations: Destinations) -> None:
     # request_chunked: urllib3 before 2.0
     wrap("urllib3.connection", connection, "HTTPConnection.request", "HTTPConnection.request_chunked")
     wrap("httpx", transport, "HTTPTransport.handle_request", "AsyncHTTPTransport.handle_async_request")
+
+
+def guard_aiohttp(client_reqrep: Any, destinations: Destinations) -> bool:
+    """Guard aiohttp's requests, each step of a redirect among them; False when this version has another inside."""
+    request_class = getattr(client_reqrep, "ClientRequest", None)
+    if not inspect.iscoroutinefunction(getattr(request_class, "send", None)):
+        return False
+
+    def guard(wrapped: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            if HEADER in request.headers and any(map(has_token, request.headers.getall(HEADER))):
+                url = request.url
+                if not destinations.allows(Destination.of(url.raw_host or "", url.port, url.scheme)):
+                    request.headers.popall(HEADER)
+        except Exception as problem:  # noqa: BLE001 - the application's request goes on, without the header
+            _log.warning(
+                "auditspan: a request's headers can't be checked, so it goes without a token: %s", problem
+            )
+            with contextlib.suppress(Exception):
+                request.headers.popall(HEADER, None)
+        return wrapped(*args, **kwargs)
+
+    _wrap(client_reqrep, "ClientRequest.send", guard)
+    return True
 
 
 def _wrap(module: Any, place: str, wrapper: Callable[..., Any]) -> None:

@@ -1,47 +1,49 @@
 """The signed token in the ``audit-context`` header: what it says, and when it is believed.
 
-A token is four parts of URL-safe base64 letters, joined by dots:
+A token is four parts of URL-safe base64 letters, joined by dots, and begins with ``q.`` when it is one for queues:
 
     key id . claims . time . signature
 
-*claims* is compact JSON; *time* is when it was signed, in whole seconds; *signature* is HMAC-SHA256 over all
-before it, by itsdangerous' TimestampSigner with a key derived for this purpose alone. Nothing in the token chooses
-the algorithm. It is bound to one trace and believed for a short time, in which it can say only what it already said
-about that trace.
+*claims* is compact JSON; *time* is when it was signed, in whole seconds; *signature* is the key's, over all before it
+and for the token's purpose alone. Nothing in the token chooses the algorithm. It is bound to one trace and believed
+for a limited time, in which it can say only what it already said about that trace.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final
-
-from itsdangerous import BadSignature, TimestampSigner
-from itsdangerous.encoding import base64_decode, base64_encode, bytes_to_int
+from json.encoder import encode_basestring as _quoted
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from auditspan import attributes as names
 from auditspan.context import Actor, Upstream
+from auditspan.propagation.keys import QUEUES, REQUESTS
+from auditspan.propagation.letters import from_letters, to_letters
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from auditspan.propagation.keys import KeyRing
 
-PURPOSE: Final = "auditspan audit-context"
 MAX_TOKEN_LENGTH: Final = 4096
 CUT: Final = "..."  # the last role of an actor who holds more than fit
+_QUEUE_MARK: Final = "q."
 _SKEW_S: Final = 5  # how far another host's clock may be ahead
-_SHAPE: Final = re.compile(r"[A-Za-z0-9_-]{1,32}\.[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]{1,12}\.[A-Za-z0-9_-]{43}")
+_TIME_LETTERS: Final = 12
+_SHAPE: Final = re.compile(
+    r"(q\.)?([A-Za-z0-9_-]{1,32})\.([A-Za-z0-9_-]{4,})\.([A-Za-z0-9_-]{1,12})\.([A-Za-z0-9_-]{43}|[A-Za-z0-9_-]{86})"
+)
 _SPAN_ID: Final = re.compile(r"[0-9a-f]{16}|")
-_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
+_decode_json: Final = json.JSONDecoder().raw_decode
 
 # Why a token was not believed; kept with the record as attributes.CONTEXT_REJECTED.
 MALFORMED: Final = "malformed"
 UNKNOWN_KEY: Final = "unknown_key"
+WRONG_ALGORITHM: Final = "wrong_algorithm"
 BAD_SIGNATURE: Final = "bad_signature"
 EXPIRED: Final = "expired"
 WRONG_TRACE: Final = "wrong_trace"
@@ -51,8 +53,7 @@ class Rejected(ValueError):  # noqa: N818 - an answer
     """A token that is not believed; its text is one of the reasons above."""
 
 
-@dataclass(frozen=True, slots=True)
-class Claims:
+class Claims(NamedTuple):
     """What a token says: on trace *trace_id* (32 hex digits), *service* acts for *actor*.
 
     *parent_span_id* is the nearest record above, 16 hex digits or empty.
@@ -67,75 +68,92 @@ class Claims:
 class Tokens:
     """Signs and verifies with the keys of *ring*. Thread-safe."""
 
-    def __init__(self, ring: KeyRing, *, ttl_s: float = 60.0, clock: Callable[[], float] = time.time) -> None:
-        """*ttl_s* is how long a token is believed after it was signed; *clock* gives Unix seconds."""
+    def __init__(
+        self,
+        ring: KeyRing,
+        *,
+        ttl_s: float = 60.0,
+        queue_ttl_s: float = 86_400.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """A token is believed for *ttl_s* after it was signed, *queue_ttl_s* when for queues; *clock* gives Unix seconds."""
+        self.ring: Final = ring
+        self._signing_key = ring.keys.get(ring.signing_id)
         self._ttl_s = ttl_s
+        self._queue_ttl_s = queue_ttl_s
         self._clock = clock
-        self._signing_id = ring.signing_id
-        self._signers = {key_id: _signer(key) for key_id, key in ring.derived.items()}
-        # Both caches hold only what the keys vouch for: a failure is never cached, so garbage can't push
-        # anything out. Measured: 23 us to sign, 45 to verify, 0.6 and 1.6 when it is cached.
-        self._signed = lru_cache(maxsize=512)(self._sign)
+        # Holds only what the keys vouch for: a failure is never cached, so garbage can't push anything out.
         self._verified = lru_cache(maxsize=512)(self._verify)
 
-    def sign(self, claims: Claims) -> str:
-        """A token for *claims*; roles are cut to fit and marked with CUT. Raises ValueError when that is not enough."""
-        return self._signed(claims, int(self._clock()))
+    @property
+    def can_sign(self) -> bool:
+        """Whether there is a key to sign with."""
+        return self._signing_key is not None
 
-    def verify(self, token: str, trace_id: str) -> Upstream:
-        """What *token* says on this trace; the actor is then ``asserted``. Raises Rejected."""
-        claims, signed_at = self._verified(token)
-        age_s = self._clock() - signed_at
-        if not -_SKEW_S <= age_s <= self._ttl_s:
-            raise Rejected(EXPIRED)
-        if claims.trace_id != trace_id:
-            raise Rejected(WRONG_TRACE)
-        return Upstream(claims.actor, claims.parent_span_id, claims.service)
+    def sign(self, claims: Claims, *, queue: bool = False) -> str:
+        """A token for *claims*; roles are cut to fit and marked with CUT. Raises ValueError when that is not enough.
 
-    def _sign(self, claims: Claims, now_s: int) -> str:
-        signer = self._signers[self._signing_id]
+        With *queue* it is one for a message, otherwise for a request.
+        """
+        key = self._signing_key
+        if key is None:
+            raise ValueError("there is no key to sign with")
+        mark, purpose = (_QUEUE_MARK, QUEUES) if queue else ("", REQUESTS)
+        room = MAX_TOKEN_LENGTH - key.letters - _TIME_LETTERS - 2  # dots
         actor = claims.actor
         roles = list(actor.roles) if actor is not None else []
         while True:
-            value = f"{self._signing_id}.{base64_encode(_encode(claims)).decode()}"
-            if len(value) <= MAX_TOKEN_LENGTH - 60:  # time and signature
-                return signer.sign_at(value, now_s)
+            value = f"{mark}{self.ring.signing_id}.{to_letters(_encode(claims))}"
+            if len(value) <= room:
+                payload = f"{value}.{_time_letters(int(self._clock()))}"
+                return f"{payload}.{key.sign(purpose, payload.encode())}"
             if actor is None or not roles:
                 raise ValueError("the actor's name alone is too long for a header")
             del roles[len(roles) // 2 :]
-            claims = replace(claims, actor=replace(actor, roles=(*roles, CUT)))
+            claims = claims._replace(actor=replace(actor, roles=(*roles, CUT)))
 
-    def _verify(self, token: str) -> tuple[Claims, int]:
-        if len(token) > MAX_TOKEN_LENGTH or not _SHAPE.fullmatch(token):
+    def verify(self, token: str, trace_id: str) -> Upstream:
+        """What *token* says on this trace; the actor is then ``asserted``. Raises Rejected.
+
+        The answer says whether it was signed for a queue; where it may count is the caller's to judge.
+        """
+        upstream, bound_to, from_s, until_s = self._verified(token)
+        if not from_s <= self._clock() <= until_s:
+            raise Rejected(EXPIRED)
+        if bound_to != trace_id:
+            raise Rejected(WRONG_TRACE)
+        return upstream
+
+    def _verify(self, token: str) -> tuple[Upstream, str, float, float]:
+        found = _SHAPE.fullmatch(token) if len(token) <= MAX_TOKEN_LENGTH else None
+        if found is None:
             raise Rejected(MALFORMED)
-        signer = self._signers.get(token.partition(".")[0])
-        if signer is None:
+        mark, key_id, content, signed_at, signature = found.groups()
+        key = self.ring.keys.get(key_id)
+        if key is None:
             raise Rejected(UNKNOWN_KEY)
+        if len(signature) != key.letters:
+            raise Rejected(WRONG_ALGORITHM)
+        payload = token[: -len(signature) - 1].encode()
+        if not key.verify(QUEUES if mark else REQUESTS, payload, signature):
+            raise Rejected(BAD_SIGNATURE)
         try:
-            signed = signer.unsign_any_age(token)
-        except BadSignature as problem:
-            raise Rejected(BAD_SIGNATURE) from problem
-        value, _, signed_at = signed.rpartition(b".")
-        try:
-            return _decode(base64_decode(value.partition(b".")[2])), bytes_to_int(base64_decode(signed_at))
-        except (ValueError, TypeError, KeyError, BadSignature, RecursionError) as problem:
+            trace_id, upstream = _decode(from_letters(content), queued=bool(mark))
+            signed_s = _seconds(signed_at)
+        except (ValueError, TypeError, KeyError, RecursionError) as problem:
             raise Rejected(MALFORMED) from problem
+        ttl_s = self._queue_ttl_s if mark else self._ttl_s
+        return upstream, trace_id, signed_s - _SKEW_S, signed_s + ttl_s
 
 
-class _Signer(TimestampSigner):
-    """itsdangerous' signer, with the clock and the judgement about age left to Tokens."""
-
-    def sign_at(self, value: str, now_s: int) -> str:
-        stamped = f"{value}.{base64_encode(now_s.to_bytes(8, 'big').lstrip(bytes(1))).decode()}"
-        return f"{stamped}.{self.get_signature(stamped).decode()}"
-
-    def unsign_any_age(self, token: str) -> bytes:
-        """Value and time, once the signature is right. Compares in constant time; raises BadSignature."""
-        return super(TimestampSigner, self).unsign(token)
+@lru_cache(maxsize=4)
+def _time_letters(now_s: int) -> str:
+    return to_letters(now_s.to_bytes(8, "big").lstrip(bytes(1)))
 
 
-def _signer(key: bytes) -> _Signer:
-    return _Signer(key, salt=PURPOSE, key_derivation="none", digest_method=hashlib.sha256)
+@lru_cache(maxsize=64)
+def _seconds(letters: str) -> int:
+    return int.from_bytes(from_letters(letters), "big")
 
 
 def has_token(value: str) -> bool:
@@ -144,24 +162,31 @@ def has_token(value: str) -> bool:
 
 
 def _encode(claims: Claims) -> bytes:
-    content: dict[str, Any] = {"t": claims.trace_id, "p": claims.parent_span_id, "s": claims.service}
-    actor = claims.actor
-    if actor is not None:
-        content["a"] = [actor.id, actor.type, list(actor.roles), actor.auth_method, actor.delegate]
-    return json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()
+    """JSON, put together by hand: a third of the time."""
+    trace_id, actor, parent, service = claims
+    head = f'{{"t":"{trace_id}","p":"{parent}","s":{_quoted(service)}'
+    if actor is None:
+        return f"{head}}}".encode()
+    roles = ",".join(map(_quoted, actor.roles))
+    return (
+        f'{head},"a":[{_quoted(actor.id)},{_quoted(actor.type)},[{roles}],{_quoted(actor.auth_method)},'
+        f"{_quoted(actor.delegate)}]}}"
+    ).encode()
 
 
-def _decode(content: bytes) -> Claims:
-    """Claims from a verified token. Raises ValueError, TypeError or KeyError when a signer got the shape wrong."""
-    found = json.loads(content)
+def _decode(content: bytes, *, queued: bool) -> tuple[str, Upstream]:
+    """Trace id and claims of a verified token. Raises ValueError, TypeError or KeyError when its signer got them wrong."""
+    found, _ = _decode_json(content.decode())
     trace_id, parent, service = found["t"], found["p"], found["s"]
-    if not (_TRACE_ID.fullmatch(trace_id) and _SPAN_ID.fullmatch(parent) and isinstance(service, str)):
+    if not (_SPAN_ID.fullmatch(parent) and isinstance(trace_id, str) and isinstance(service, str)):
         raise ValueError("ids")
     if "a" not in found:
-        return Claims(trace_id, None, parent, service)
+        return trace_id, Upstream(None, parent, service, "", queued)
     actor_id, kind, roles, auth_method, delegate = found["a"]
-    texts = [actor_id, auth_method, delegate, *roles]
-    if not all(isinstance(text, str) for text in texts) or kind not in names.ACTOR_TYPES or not actor_id:
+    if not isinstance(roles, list) or kind not in names.ACTOR_TYPES or not actor_id:
         raise ValueError("actor")
+    for text in (actor_id, auth_method, delegate, *roles):
+        if not isinstance(text, str):
+            raise TypeError("actor")
     actor = Actor(actor_id, kind, tuple(roles), names.ASSERTED, "", auth_method, delegate)
-    return Claims(trace_id, actor, parent, service)
+    return trace_id, Upstream(actor, parent, service, "", queued)
