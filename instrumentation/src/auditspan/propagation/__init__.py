@@ -78,10 +78,16 @@ def _guard(propagator: AuditContextPropagator, destinations: Destinations) -> No
 
         wrap_channels(propagator, destinations)
 
+    def wrap_kafka(kafka: Any) -> None:
+        from auditspan.propagation.kafka_producers import wrap_producers  # noqa: PLC0415 - only with Kafka
+
+        wrap_producers(kafka, propagator, destinations)
+
     def wrap_aiohttp(module: Any) -> None:
         if guard_aiohttp(module, destinations):
             propagator.guarded.add("opentelemetry.instrumentation.aiohttp_client")
 
     guard_http_clients(destinations)
     wrapt.register_post_import_hook(wrap_grpc, "grpc")
+    wrapt.register_post_import_hook(wrap_kafka, "kafka")
     wrapt.register_post_import_hook(wrap_aiohttp, "aiohttp.client_reqrep")
