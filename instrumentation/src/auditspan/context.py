@@ -40,11 +40,9 @@ _SLOT: Final = "_auditspan"  # attribute of an SDK span object
 _MAX_LIVE_TRACES: Final = 65_536  # spans that are never ended must not fill the memory
 
 
-@dataclass(
-    slots=True, unsafe_hash=True
-)  # not frozen, which triples the price of making one; nobody changes it
+@dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the price of making one
 class Actor:
-    """Who acts, and how we know. *session* is already hashed; *delegate* is who acts for them."""
+    """Who acts, and how we know; never changed. *session* is already hashed; *delegate* is who acts for them."""
 
     id: str
     type: str = "user"
@@ -62,7 +60,7 @@ UNSIGNED: Final = "unsigned"  # an actor in plain baggage
 
 @dataclass(slots=True)  # as Actor
 class Upstream:
-    """What the caller's ``audit-context`` said, already verified.
+    """What the caller's ``audit-context`` said, already verified; never changed.
 
     *actor* is None when it named nobody or was rejected; *parent_span_id* is 16 hex digits or empty;
     *rejected* is empty or why the context was ignored; *queued* says that it was signed for a message in a queue.

@@ -29,9 +29,9 @@ from auditspan import context
 from auditspan.context import AuditedSpan, Facts, Upstream
 from auditspan.facts import ReadMethods, glob, may_change, span_facts
 from auditspan.policy import Policy
+from auditspan.propagation.counts import ContextCounts
 from auditspan.pseudonyms import key_id
 from auditspan.rules import AUDIT, SKIP
-from auditspan.propagation.counts import ContextCounts
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:

@@ -34,9 +34,9 @@ def install(
 ) -> AuditContextPropagator:
     """Carry audit-context in this process: extend the global propagator, and guard where requests leave.
 
-    *service* names this service to the next; what comes in is counted in *counts*. Problems with the keys or the list are said once in the log; what
-    can't be used signs, believes and allows nothing. The keys are read again when their file changes. Call it once,
-    after the SDK is set up and before the application makes channels and clients.
+    *service* names this service to the next; what comes in is counted in *counts*. Problems with the keys or the list
+    are said once in the log; what can't be used signs, believes and allows nothing. The keys are read again when their
+    file changes. Call it once, after the SDK is set up and before the application makes channels and clients.
     """
     destinations = Destinations(settings.context_destinations)
     for problem in destinations.problems:
