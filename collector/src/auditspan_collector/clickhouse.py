@@ -14,6 +14,7 @@ import math
 import re
 import threading
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self, cast
 from urllib.parse import urlsplit
 
@@ -23,7 +24,8 @@ from clickhouse_connect.driver.binding import quote_identifier
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError
 from clickhouse_connect.driver.httputil import all_managers, get_pool_manager
 from msgspec import Meta
-from urllib3 import Timeout
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, Timeout
+from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
@@ -128,7 +130,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         cluster: Name of the cluster to create them on; "" for a single server. With a cluster an insert counts
             when a majority of replicas has it.
         connect_timeout_s: Longest wait for a connection.
-        insert_timeout_s: Longest silence of the server during one insert; after that it is tried again.
+        insert_timeout_s: Longest silence of the server during one insert, while it takes the records and while it
+            stores them; after that it is tried again.
         query_timeout_s: Longest silence of the server during one query.
         verify: Check the server's certificate. Turn off for tests only.
         ca_file: PEM file with the authorities that certificates are checked against; "" for the system's.
@@ -215,6 +218,10 @@ class ClickHouseClient:
         self._clients: dict[float, Client] = {}
         # A pool of our own: it is closed with us, and no proxy of the environment comes between.
         self._pool = get_pool_manager(verify=config.verify, ca_cert=config.ca_file or None)
+        self._pool.pool_classes_by_scheme = {
+            "http": partial(_Pool, silence_limit_s=config.insert_timeout_s),
+            "https": partial(_TlsPool, silence_limit_s=config.insert_timeout_s),
+        }
         self._closed = False
 
     def execute(self, sql: str, parameters: Parameters | None = None, *, in_database: bool = False) -> None:
@@ -422,6 +429,50 @@ class ClickHouseClient:
         return StoreUnavailable(message) if transient else StoreRejected(message, code=code)
 
 
+class _Sending:
+    """A connection that waits for the server to take a body as long as it waits for an answer.
+
+    urllib3 has one time-out for connecting and for sending, and http.client's sendall holds it against the whole body: on
+    a busy server or a slow line an insert of megabytes would fail for ever.
+    """
+
+    def __init__(self, *args: Any, silence_limit_s: float, **options: Any) -> None:
+        """*silence_limit_s* is the longest wait for a piece of a body to be taken; the others are urllib3's."""
+        super().__init__(*args, **options)
+        self._silence_limit_s = silence_limit_s
+
+    def send(self, data: Any) -> None:
+        """A large body goes piece by piece. Raises TimeoutError when the server stops taking it."""
+        send: Any = super().send  # type: ignore[misc]  # http.client's
+        if not isinstance(data, bytes) or len(data) <= _CHUNK_BYTES:
+            send(data)
+            return
+        cast("Any", self).sock.settimeout(self._silence_limit_s)
+        view = memoryview(data)
+        for at in range(0, len(data), _CHUNK_BYTES):
+            send(view[at : at + _CHUNK_BYTES])
+
+
+class _Connection(_Sending, HTTPConnection):
+    """Without TLS."""
+
+
+class _TlsConnection(_Sending, HTTPSConnection):
+    """With TLS."""
+
+
+class _Pool(HTTPConnectionPool):
+    """Of such connections."""
+
+    ConnectionCls = _Connection
+
+
+class _TlsPool(HTTPSConnectionPool):
+    """Of such connections."""
+
+    ConnectionCls = _TlsConnection
+
+
 def _bindable(sql: str, parameters: Parameters | None) -> Parameters | None:
     """*parameters*, once it is sure that the server binds them: without ``{name:Type}`` the driver would format
     them into the text itself.
@@ -442,13 +493,21 @@ def _reason(error: BaseException) -> str:
         return "its name can't be resolved; check clickhouse.url"
     if isinstance(error, ConnectTimeoutError) and not isinstance(error, NewConnectionError):
         return "no connection within clickhouse.connect_timeout_s"
-    if isinstance(error, ReadTimeoutError | TimeoutError):
+    causes = tuple(_causes(error))
+    # Python's own time-outs have no words; the system's (ETIMEDOUT) do.
+    if any(
+        isinstance(each, ReadTimeoutError) or (isinstance(each, TimeoutError) and not each.strerror)
+        for each in causes
+    ):
         return "no answer in time"
     if isinstance(error, SSLError):
         return f"TLS failed ({error.args[0] if error.args else 'no reason given'}); check clickhouse.ca_file"
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, OSError) and inner.strerror:
-            return inner.strerror.lower()
-        inner = inner.__cause__ or inner.__context__
-    return "the connection was cut"
+    words = (each.strerror.lower() for each in causes if isinstance(each, OSError) and each.strerror)
+    return next(words, "the connection was cut")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """*error* and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

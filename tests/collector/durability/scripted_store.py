@@ -40,6 +40,7 @@ class Store:
             deque()
         )  # for the next inserts: a status, "code N", "cut", "cut late", "hang"
         self.query_faults: deque[str] = deque()
+        self.mib_taken = lambda: None  # called in the middle of a body, after each MiB of it
         self.release_hang = threading.Event()
         self.arrived = threading.Semaphore(0)
 
@@ -93,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         store = self.server.store
         given = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        body = self._body()
         head = INSERT.match(body)
         faults = store.faults if head else store.query_faults
         fault = faults.popleft() if faults else ""
@@ -122,6 +123,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(200, b"")
         else:
             self.reply(200, store.answer(body.decode(), given))
+
+    def _body(self) -> bytes:
+        left = int(self.headers["Content-Length"])
+        pieces = []
+        while left and (piece := self.rfile.read(min(left, 1 << 20))):
+            pieces.append(piece)
+            left -= len(piece)
+            if left:
+                self.server.store.mib_taken()
+        return b"".join(pieces)
 
     def reply(self, status: int, body: bytes, code: str | None = None) -> None:
         self.send_response(status)

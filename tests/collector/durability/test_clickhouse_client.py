@@ -165,6 +165,28 @@ def test_an_insert_names_the_database_whatever_it_is_called(store, client):
     assert store.inserts == [("s:0-0:00", [0])]
 
 
+# More than the system holds on the way between two sockets.
+LARGE_ROW = b"\x01s" + bytes(8) + bytes(24 << 20)
+
+
+def test_an_insert_may_take_long_on_its_way_as_long_as_the_server_goes_on_taking_it(store, client):
+    slowly = threading.Event()
+    store.mib_taken = lambda: slowly.wait(0.025)
+    patient = ClickHouseClient(Config(url=client.config.url, connect_timeout_s=0.25))
+    patient.insert_row_binary("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
+    assert store.inserts == [("s:0-0:00", [0])]
+    patient.close()
+
+
+def test_a_server_that_stops_taking_an_insert_is_unavailable_after_the_time_limit_of_an_insert(store, client):
+    store.mib_taken = lambda: store.release_hang.wait(30)
+    hasty = ClickHouseClient(Config(url=client.config.url, insert_timeout_s=0.2))
+    with pytest.raises(StoreUnavailable, match="no answer in time"):
+        hasty.insert_row_binary("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
+    store.release_hang.set()
+    hasty.close()
+
+
 def test_a_closed_client_says_so(client):
     client.ping()
     client.close()
