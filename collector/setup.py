@@ -15,7 +15,7 @@ import sys
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.errors import BaseError
+from setuptools.errors import BaseError, CCompilerError
 
 # The walk is many short steps; its speed is that they are compiled into each other: a fifth less time a span, measured.
 _OPTIMIZE = [
@@ -36,7 +36,7 @@ class BuildOptional(build_ext):
         """Raises when the build fails and AUDITSPAN_REQUIRE_COMPILED=1."""
         try:
             super().build_extension(ext)
-        except (BaseError, OSError) as error:
+        except (BaseError, CCompilerError, OSError) as error:
             if os.environ.get("AUDITSPAN_REQUIRE_COMPILED") == "1":
                 raise
             sys.stderr.write(
