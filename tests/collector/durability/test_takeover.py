@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import msgspec
@@ -170,7 +171,10 @@ def stream_of(config):
 def test_shares_come_to_no_more_than_the_whole(spools):
     shares = [share(spools, number, 3) for number in (1, 2, 3)]
     assert sum(each.max_bytes for each in shares) <= spools.max_bytes
-    assert sum(each.dedup_window_records for each in shares) >= spools.dedup_window_records
+    for setting in ("dedup_window_records", "dedup_sequences"):
+        parts, whole = {getattr(each, setting) for each in shares}, getattr(spools, setting)
+        assert whole / 3 <= parts.pop() <= whole / 3 + 1, setting
+        assert not parts, setting
     assert len({each.path for each in shares}) == 3
 
 
@@ -183,3 +187,14 @@ def test_a_folder_of_several_workers_passes_the_check_and_shares_too_small_do_no
         ConfigError, match=r"spool\.max_bytes: 536870912 is too small for 9 workers; at least 603979776"
     ):
         check_shares(spools, 9)
+
+
+def test_what_is_remembered_too_must_fit_into_the_shares_and_is_named_as_it_was_set(spools):
+    too_much = msgspec.structs.replace(spools, dedup_window_records=7_000_000)
+    with pytest.raises(
+        ConfigError,
+        match=r"spool\.dedup_window_records: 7000000 leaves too little .* of 4 workers; at most (\d+), or",
+    ) as caught:
+        check_shares(too_much, 4)
+    most = int(re.search(r"at most (\d+)", str(caught.value))[1])
+    check_shares(msgspec.structs.replace(spools, dedup_window_records=most), 4)

@@ -60,10 +60,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             have equal shares. A retry from before is stored again, which the reading views hide. Costs about 200
             bytes of memory a record. Records with a sequence number (those of instrumented services) don't count:
             see below.
-        dedup_sequences: How many sequences each worker remembers, one for each process of an instrumented service. Of
-            each, a retry is recognised however much others sent since, within its latest 4,800 numbers; all together
-            take at most a thirty-second of *max_bytes*. The sequence that was quiet for longest gives way. Costs up
-            to 2 KB of memory each; 0 has all records share *dedup_window_records*.
+        dedup_sequences: How many sequences are remembered, one for each process of an instrumented service; workers have
+            equal shares, and a sequence counts with each worker that it reached since its process connected anew.
+            Of each, a retry is recognised however much others sent since, within its latest 4,800 numbers; all
+            together take at most a thirty-second of *max_bytes*. The sequence that was quiet for longest gives way.
+            Costs up to 2 KB of memory each; 0 has all records share *dedup_window_records*.
         allow_memory_filesystem: For tests: let *path* be on tmpfs, where a reboot loses what was acknowledged.
 
     """
@@ -103,6 +104,7 @@ def share(config: Config, number: int, workers: int) -> Config:
         path=str(worker_folder(config, number)),
         max_bytes=config.max_bytes // workers,
         dedup_window_records=-(-config.dedup_window_records // workers),
+        dedup_sequences=-(-config.dedup_sequences // workers),
     )
 
 
@@ -118,7 +120,7 @@ def check_shares(config: Config, workers: int) -> None:
             f"spool.max_bytes: {config.max_bytes} is too small for {workers} workers; at least {MIN_BYTES * workers} "
             "(64 MiB each), or fewer workers"
         )
-    _check_sizes(share(config, 1, workers))
+    _check_sizes(config, workers)
 
 
 def left_over(config: Config, workers: int) -> tuple[int, ...]:
@@ -149,7 +151,7 @@ def check(config: Config) -> tuple[str, ...]:
     return _check_file_system(config, existing)
 
 
-def _check_sizes(config: Config) -> None:
+def _check_sizes(config: Config, workers: int = 1) -> None:
     for setting in ("dedup_window_records", "dedup_sequences"):
         if getattr(config, setting) < 0:
             raise ConfigError(f"spool.{setting}: {getattr(config, setting)}; 0 (off) or more")
@@ -157,23 +159,24 @@ def _check_sizes(config: Config) -> None:
         raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too small; at least {MIN_BYTES} (64 MiB)")
     if config.max_bytes > MAX_BYTES:
         raise ConfigError(f"spool.max_bytes: {config.max_bytes} is too large; at most {MAX_BYTES} (16 TiB)")
-    _check_room(config, "dedup_sequences", SEQUENCE_BYTES)
-    _check_room(config, "dedup_window_records", SEEN_BYTES_PER_RECORD)
+    _check_room(config, workers, "dedup_sequences", SEQUENCE_BYTES)
+    _check_room(config, workers, "dedup_window_records", SEEN_BYTES_PER_RECORD)
 
 
-def _check_room(config: Config, setting: str, each_bytes: int) -> None:
+def _check_room(config: Config, workers: int, setting: str, each_bytes: int) -> None:
     """Raise ConfigError when *setting*, or with it what was checked before, leaves too little for batches."""
-    lacking = config.max_bytes // 3 - config.capacity_bytes
+    own = share(config, 1, workers)
+    lacking = own.max_bytes // 3 - own.capacity_bytes
     if lacking <= 0:
         return
-    wanted = getattr(config, setting)
-    most = wanted - -(-lacking // each_bytes)
+    most = getattr(own, setting) - -(-lacking // each_bytes)
     if most < 0 and setting == "dedup_sequences":
         # The window is what is too large then.
         return
     raise ConfigError(
-        f"spool.{setting}: {wanted} leaves too little of spool.max_bytes "
-        f"({config.max_bytes}) for records; at most {max(0, most)}, or a larger spool.max_bytes"
+        f"spool.{setting}: {getattr(config, setting)} leaves too little of spool.max_bytes "
+        f"({config.max_bytes}) for records{f' of {workers} workers' if workers > 1 else ''}; at most "
+        f"{max(0, most) * workers}, or a larger spool.max_bytes"
     )
 
 
