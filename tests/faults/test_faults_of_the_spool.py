@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 import pytest
+from auditspan_collector.spool.config import BALLAST_BYTES, BALLAST_FILE
 from collector.service.child_process import run
 from collector.service.otlp_peer import wait_until
 from faults.verdict import finish, judge, stored
@@ -170,6 +171,47 @@ def test_a_disk_that_others_fill_to_the_last_byte(make_line, shared_store, judge
         verdict = judge(line, senders, finish(line))
     told = f"{len(senders.refusals)} requests told to wait"
     judged("disk filled by others to the last byte", verdict, told)
+
+
+def ballast(line):
+    return (line.folder / "spool" / BALLAST_FILE).stat().st_size
+
+
+@pytest.mark.parametrize(
+    "restart",
+    [pytest.param(False, id="goes on"), pytest.param(True, id="starts again", marks=pytest.mark.long)],
+)
+def test_a_disk_that_others_keep_full_does_not_hold_up_the_drain(make_line, shared_store, judged, restart):
+    line = make_line(shared_store, spool_mb=256, window=10_000)
+    with small_disk(line, 24) as disk:
+        line.start_collector()
+        disk.watch()
+        with line.senders(**LARGE) as senders:
+            senders.progress(20)
+            line.proxy.mode = "refuse"
+            senders.progress(100)
+            make_room = disk.fill()
+            refused(senders, "can't be written")
+            waiting = line.metric("auditspan_spool_records")
+            if restart:
+                line.kill_collector()
+                line.start_collector()
+                disk.watch()
+            line.proxy.heal()
+            if disk.name == "EFBIG":
+                make_room()  # nothing that is given up helps a file that may not grow
+            # What was sent leaves room in the spool's own file.
+            senders.progress(100)
+            if disk.name != "EFBIG":
+                assert ballast(line) < BALLAST_BYTES
+                make_room()
+            wait_until(lambda: ballast(line) == BALLAST_BYTES, what="what is kept back being whole again")
+        verdict = judge(line, senders, finish(line))
+    judged(
+        f"disk kept full by others to the last byte, ClickHouse is back{', restart' * restart}",
+        verdict,
+        f"{waiting:.0f} records waited; all sent without room on the disk",
+    )
 
 
 def flip(path, needle):

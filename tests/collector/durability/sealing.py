@@ -85,4 +85,4 @@ def empty(spool: Spool, max_rows: int = 10_000, max_bytes: int = 1 << 24) -> lis
 
 
 def disk_bytes(folder: Path) -> int:
-    return (folder / "data.mdb").stat().st_size
+    return sum(path.stat().st_size for path in folder.iterdir())

@@ -15,7 +15,8 @@ import msgspec
 import pytest
 from auditspan_collector.errors import ConfigError, SpoolDamaged, SpoolFull
 from auditspan_collector.spool import Config, Spool, check
-from auditspan_collector.spool.config import file_system
+from auditspan_collector.spool.ballast import PIECE_BYTES, Ballast
+from auditspan_collector.spool.config import BALLAST_BYTES, BALLAST_FILE, file_system
 from collector.durability.sealing import (
     CHILD_DEADLINE_S,
     disk_bytes,
@@ -61,6 +62,32 @@ def test_a_full_spool_takes_new_records_once_some_are_released(spool):
     filled = fill(spool, 0)
     spool.release(spool.read(100, 1 << 30).last_index)
     assert fill(spool, filled) > filled
+
+
+def test_some_disk_is_kept_back_given_up_piece_by_piece_and_taken_again(tmp_path):
+    kept = tmp_path / BALLAST_FILE
+    ballast = Ballast(tmp_path)
+    assert not ballast.give_up_a_piece()
+    ballast.make()
+    assert ballast.whole
+    assert kept.stat().st_blocks * 512 >= BALLAST_BYTES
+    sizes = []
+    while ballast.give_up_a_piece():
+        sizes.append(kept.stat().st_size)
+    assert sizes == [BALLAST_BYTES - n * PIECE_BYTES for n in (1, 2, 3, 4)]
+    assert not ballast.whole
+    ballast.make()
+    assert (ballast.whole, kept.stat().st_size) == (True, BALLAST_BYTES)
+
+
+def test_a_spool_takes_it_when_it_is_opened_and_again_when_it_releases(spool, spool_config):
+    kept = Path(spool_config.path) / BALLAST_FILE
+    assert kept.stat().st_size == BALLAST_BYTES
+    spool._environment._ballast.give_up_a_piece()
+    spool.commit(one_request(make_leaves(0, 5)))
+    assert kept.stat().st_size < BALLAST_BYTES
+    empty(spool)
+    assert kept.stat().st_size == BALLAST_BYTES
 
 
 def test_the_folder_never_grows_beyond_its_limit_however_often_it_is_filled(spool, spool_config, tmp_path):

@@ -26,15 +26,27 @@ CHUNK_BYTES = 4096
 
 # How far a full spool is stretched while something is deleted; the file grows only by what copying needs.
 STRETCH_BYTES = 4 * MIB
+# What is kept back of the disk for that: a range's removal changes some 50 pages, and two follow before freed ones serve.
+BALLAST_BYTES = 2 * MIB
 
 DATA_FILE = "data.mdb"
+BALLAST_FILE = "ballast"
 LOCK_FILE = "owner.lock"
 SOCKET_FILE = "control.sock"
 QUARANTINE_FOLDER = "quarantine"
 WORKERS_LOCK_FILE = "workers.lock"
 # What a spool's folder may hold, beside numbered folders; lost+found is what a freshly made volume brings along.
 OWN_FILES = frozenset(
-    {DATA_FILE, "lock.mdb", LOCK_FILE, WORKERS_LOCK_FILE, SOCKET_FILE, QUARANTINE_FOLDER, "lost+found"}
+    {
+        DATA_FILE,
+        "lock.mdb",
+        BALLAST_FILE,
+        LOCK_FILE,
+        WORKERS_LOCK_FILE,
+        SOCKET_FILE,
+        QUARANTINE_FOLDER,
+        "lost+found",
+    }
 )
 
 # The first worker's spool is the folder itself, so that going from one worker to several moves nothing.
@@ -84,7 +96,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         """
         copies = max(8 * MIB, self.max_bytes // 16)
         sequences = self.dedup_sequences * SEQUENCE_BYTES + self.sequence_chunks * CHUNK_BYTES
-        return self.dedup_window_records * SEEN_BYTES_PER_RECORD + sequences + copies + STRETCH_BYTES
+        return (
+            self.dedup_window_records * SEEN_BYTES_PER_RECORD
+            + sequences
+            + copies
+            + STRETCH_BYTES
+            + BALLAST_BYTES
+        )
 
     @property
     def sequence_chunks(self) -> int:

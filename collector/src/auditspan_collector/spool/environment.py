@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, TypeVar
 import lmdb
 
 from auditspan_collector.errors import ConfigError, ShuttingDown, SpoolDamaged, SpoolFull
-from auditspan_collector.spool.config import DATA_FILE, MIB, STRETCH_BYTES
+from auditspan_collector.spool.ballast import Ballast
+from auditspan_collector.spool.config import BALLAST_BYTES, DATA_FILE, MIB, STRETCH_BYTES
 from auditspan_collector.spool.values import damaged
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class Environment:
         """Open, creating what is missing. Raises ConfigError, SpoolDamaged, SpoolFull."""
         self._folder = folder
         self._data_file = str(folder / DATA_FILE)
-        self._map_bytes = max_bytes - STRETCH_BYTES
+        self._map_bytes = max_bytes - STRETCH_BYTES - BALLAST_BYTES
+        self._ballast = Ballast(folder)
         # Taken in this order. The map is moved with both held: no transaction may be open then.
         self._writing = threading.Lock()
         self._mapping = threading.Lock()
@@ -74,6 +76,7 @@ class Environment:
                     f"to user id {os.geteuid()}, on a disk that is not read-only"
                 ) from error
             raise translate(error, folder) from error
+        self._ballast.make()
 
     def _open(self) -> None:
         self._env = lmdb.open(
@@ -133,21 +136,29 @@ class Environment:
         """
         with self._writing:
             self._refuse_a_lost_folder()
-            try:
-                return self._attempt(change)
-            except lmdb.MapFullError:
-                return self._attempt_when_full(change, frees=frees)
-            except lmdb.PanicError:
-                # LMDB refuses all further work after it failed to write a meta page; the files are sound.
-                log.warning("spool %s: reopening after a failed write", self._folder)
-                self._reopen()
-                return self._translated(change)
-            except lmdb.Error as error:
-                if _code(error) not in _NO_ROOM or frees:
-                    raise translate(error, self._folder) from error
-                # The disk gives no more, but what the last release freed may be room enough.
-                self._turn()
-                return self._translated(change)
+            done = self._write(change, frees=frees)
+            if frees and not self._ballast.whole:
+                self._ballast.make()
+            return done
+
+    def _write(self, change: Callable[[lmdb.Transaction[memoryview]], T], *, frees: bool) -> T:
+        try:
+            return self._attempt(change)
+        except lmdb.MapFullError:
+            return self._attempt_when_full(change, frees=frees)
+        except lmdb.PanicError:
+            # LMDB refuses all further work after it failed to write a meta page; the files are sound.
+            log.warning("spool %s: reopening after a failed write", self._folder)
+            self._reopen()
+            return self._translated(change)
+        except lmdb.Error as error:
+            if _code(error) not in _NO_ROOM:
+                raise translate(error, self._folder) from error
+            if frees:
+                return self._attempt_without_ballast(change, error)
+            # The disk gives no more, but what the last release freed may be room enough.
+            self._turn()
+            return self._translated(change)
 
     def _turn(self) -> None:
         """Commit next to nothing, so that what the last transaction freed can be reused."""
@@ -169,11 +180,25 @@ class Environment:
         self._remap(max(self._map_bytes, used) + STRETCH_BYTES)
         try:
             if frees:
-                return self._translated(change)
+                try:
+                    return self._attempt(change)
+                except lmdb.Error as error:
+                    return self._attempt_without_ballast(change, error)
             self._turn()
         finally:
             self._remap(self._map_bytes)
         return self._translated(change)
+
+    def _attempt_without_ballast(
+        self, change: Callable[[lmdb.Transaction[memoryview]], T], error: lmdb.Error
+    ) -> T:
+        """After *error*: on a full disk with what is kept back for that."""
+        while _code(error) in _NO_ROOM and self._ballast.give_up_a_piece():
+            try:
+                return self._attempt(change)
+            except lmdb.Error as again:
+                error = again
+        raise translate(error, self._folder) from error
 
     def _used_bytes(self) -> int:
         with self._mapping:
