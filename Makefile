@@ -45,7 +45,7 @@ test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, an
 	@echo "==> Breaking things; some nine minutes on two busy cores"
 	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
 
-bench: $(COMPILED) ## Measure the collector and the store beside their peers, ten to fifteen minutes (QUICK=1: three; PEERS=0: without installing peers)
+bench: $(COMPILED) ## Measure the collector and the store beside their peers, twenty minutes (QUICK=1: four; PEERS=0: without installing peers)
 	@$(BIN)/python -m bench --keep $(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(PEERS)),,--peers) $(SUITES)
 
 lint: $(COMPILED) ## Check format, lint rules, types and the direction of imports

@@ -48,6 +48,15 @@ def merge(suite: str, cases: list[Case]) -> dict[str, Any]:
     return document
 
 
+def write(file: Path, measured: dict[str, list[Case]]) -> None:
+    """The cases of one run, by suite, to a *file* of its own."""
+    document = {
+        "machines": dict.fromkeys(measured, machine()),
+        "cases": [{"suite": suite, **case} for suite, cases in measured.items() for case in cases],
+    }
+    file.write_text(json.dumps(document, indent=1) + "\n")
+
+
 def machine() -> dict[str, Any]:
     """What a reader needs to judge the figures."""
     return {

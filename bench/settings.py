@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Settings:
     """*seconds* of load a case and *repetitions* of it; *rows* of the query suite; *folder* is on a real disk.
 
-    *tagged* are the shares of tagged spans that the collector suite measures, in percent.
+    *tagged* are the shares of tagged spans that the collector suite measures, in percent, and *systems* the names of what
+    it measures, all when there are none. *records* are those that wait in the backlog suite.
 
     *peers* installs the peers from the package index; *say* tells whoever waits what happens.
     """
@@ -22,8 +23,10 @@ class Settings:
     seconds: float
     repetitions: int
     rows: int
+    records: int
     quick: bool
     peers: bool
     tagged: tuple[int, ...]
+    systems: tuple[str, ...]
     folder: Path
     say: Callable[[str], None]

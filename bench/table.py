@@ -26,6 +26,17 @@ COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("acked tagged", lambda case: f"{case['acked_tagged']:,}"),
         ("stored", lambda case: f"{case['stored']:,}"),
     ),
+    "backlog": (
+        ("records waiting", lambda case: f"{case['backlog_records']:,.0f}"),
+        ("MB on disk", lambda case: f"{case['backlog_mb']:,.0f}"),
+        ("accepting us/span", lambda case: f"{case['cpu_us_per_span']:.2f}"),
+        ("from - to", lambda case: f"{case['cpu_us_per_span_min']:.2f} - {case['cpu_us_per_span_max']:.2f}"),
+        ("x floor", lambda case: f"{case['ratio_to_floor']:.2f}"),
+        ("spans/s", lambda case: f"{case['spans_per_s']:,.0f}"),
+        ("p99 ms", lambda case: f"{case['latency_p99_ms']:.0f}"),
+        ("sending us/record", lambda case: f"{case['send_cpu_us_per_record']:.2f}"),
+        ("RssAnon MB", lambda case: f"{case['rss_anon_mb']:.0f}"),
+    ),
     "stages": (
         ("tagged", lambda case: f"{case['tagged_pct']}%"),
         ("path", lambda case: case["path"]),

@@ -94,7 +94,8 @@ def _plan(settings: Settings) -> list[tuple[Setting, list[System]]]:
     else:
         settings.say("`auditspan collect` has no --workers here: two workers are left out")
     plan += [(Setting(pct, 1, "embedded"), [ours]) for pct in fewer]
-    return plan
+    wanted = {"floor", *(settings.systems or (system.name for system in every))}
+    return [(setting, [system for system in systems if system.name in wanted]) for setting, systems in plan]
 
 
 def _once(system: System, setting: Setting, seconds: float, folder: Path) -> Case:
@@ -108,27 +109,27 @@ def _once(system: System, setting: Setting, seconds: float, folder: Path) -> Cas
         )
         running.enter_context(process)
         generators = [
-            running.enter_context(_generator(folder, port, setting.tagged_pct, number, cores))
-            for number in range(GENERATORS)
+            running.enter_context(generator(folder, port, setting.tagged_pct, cores))
+            for _ in range(GENERATORS)
         ]
-        for generator in generators:
-            assert generator.hear() == "ready"
-        expected = _settle(system, sink, process, _loaded(generators, WARM_UP_S), before=0)
+        for each in generators:
+            assert each.hear() == "ready"
+        expected = _settle(system, sink, process, loaded(generators, WARM_UP_S), before=0)
         with PeakMemory(process) as memory:
             before_s, started = process.cpu_s(), time.monotonic()
-            loaded = _loaded(generators, seconds)
-            stored = _settle(system, sink, process, loaded, before=expected) - expected
+            taken = loaded(generators, seconds)
+            stored = _settle(system, sink, process, taken, before=expected) - expected
             cpu_s, drained_s = process.cpu_s() - before_s, time.monotonic() - started
         sink.check()
-    return _case(loaded, cpu_s=cpu_s, drained_s=drained_s, stored=stored, rss_anon_mb=memory.mb)
+    return _case(taken, cpu_s=cpu_s, drained_s=drained_s, stored=stored, rss_anon_mb=memory.mb)
 
 
-def _settle(system: System, sink: Sink, process: Process, loaded: dict[str, Any], *, before: int) -> int:
+def _settle(system: System, sink: Sink, process: Process, taken: dict[str, Any], *, before: int) -> int:
     """How many rows the sink has once everything that *system* acknowledged has arrived. Raises Lost."""
     kind = {"tagged": "tagged", "all": "spans"}.get(system.stores)
     if kind is None:
         return 0
-    expected = before + loaded[kind]
+    expected = before + taken[kind]
     try:
         wait_until(
             "everything stored", lambda: sink.rows() >= expected, limit_s=STORE_LIMIT_S, process=process
@@ -138,16 +139,16 @@ def _settle(system: System, sink: Sink, process: Process, loaded: dict[str, Any]
             raise Lost(f"{system.name} acknowledged {expected} records, {sink.rows()} are stored") from None
     rows = sink.rows()
     # A request that was refused or whose answer was lost may have been kept: nothing says how many.
-    if system.stores == "tagged" and rows != expected and not loaded["refused"]:
+    if system.stores == "tagged" and rows != expected and not taken["refused"]:
         raise Lost(f"{system.name} acknowledged {expected} records, {rows} are stored")
     return rows
 
 
-def _loaded(generators: list[Process], seconds: float) -> dict[str, Any]:
+def loaded(generators: list[Process], seconds: float) -> dict[str, Any]:
     """What all generators together saw, after sending at the same time for *seconds*."""
-    for generator in generators:
-        generator.tell(str(seconds))
-    answers = [json.loads(generator.hear()) for generator in generators]
+    for each in generators:
+        each.tell(str(seconds))
+    answers = [json.loads(each.hear()) for each in generators]
     refused: dict[str, int] = {}
     for answer in answers:
         for code, times in answer["refused"].items():
@@ -162,16 +163,16 @@ def _loaded(generators: list[Process], seconds: float) -> dict[str, Any]:
     }
 
 
-def _case(loaded: dict[str, Any], *, cpu_s: float, drained_s: float, stored: int, rss_anon_mb: float) -> Case:
-    latencies = loaded["latencies"]
+def _case(taken: dict[str, Any], *, cpu_s: float, drained_s: float, stored: int, rss_anon_mb: float) -> Case:
+    latencies = taken["latencies"]
     return {
-        "spans_per_s": loaded["spans"] / loaded["elapsed_s"],
-        "cpu_us_per_span": cpu_s * 1e6 / loaded["spans"],
-        "bytes_per_span": loaded["bytes"] / loaded["spans"],
-        "acked": loaded["spans"],
-        "acked_tagged": loaded["tagged"],
+        "spans_per_s": taken["spans"] / taken["elapsed_s"],
+        "cpu_us_per_span": cpu_s * 1e6 / taken["spans"],
+        "bytes_per_span": taken["bytes"] / taken["spans"],
+        "acked": taken["spans"],
+        "acked_tagged": taken["tagged"],
         "stored": stored,
-        "refused": sum(loaded["refused"].values()),
+        "refused": sum(taken["refused"].values()),
         "rss_anon_mb": rss_anon_mb,
         "latency_p50_ms": latencies[len(latencies) // 2] * 1e3,
         "latency_p99_ms": latencies[len(latencies) * 99 // 100] * 1e3,
@@ -225,19 +226,14 @@ def _line(case: Case) -> str:
     )
 
 
-def _generator(folder: Path, port: int, tagged_pct: int, number: int, cores: Cores) -> Process:
-    command = [
-        sys.executable,
-        "-m",
-        "bench.collector.load",
-        str(port),
-        str(tagged_pct),
-        str(next(_generators)),  # a number of its own: no two send the same
-    ]
+def generator(folder: Path, port: int, tagged_pct: int, cores: Cores) -> Process:
+    """`bench.collector.load` against *port*; it says "ready" first."""
+    number = next(_numbers)  # of its own: no two send the same
+    command = [sys.executable, "-m", "bench.collector.load", str(port), str(tagged_pct), str(number)]
     return Process(command, log=folder / f"load-{number}.log", cores=cores.load, talking=True)
 
 
-_generators = count(1)
+_numbers = count(1)
 
 
 class Sink:
@@ -304,8 +300,9 @@ class EmbeddedSink(Sink):
             raise
 
 
-def _counting(folder: Path, cores: Cores, running: ExitStack) -> Sink:
-    port = free_port()
+def counting(folder: Path, cores: Cores, running: ExitStack, *, port: int = 0) -> CountingSink:
+    """A counting sink that answers, on *port* or on one that is free."""
+    port = port or free_port()
     command = [sys.executable, "-m", "bench.collector.sink", str(port)]
     process = running.enter_context(Process(command, log=folder / "sink.log", cores=cores.load))
     wait_until("the sink", lambda: listens(port), limit_s=30, process=process)
@@ -335,6 +332,6 @@ def start_store(folder: Path, cores: frozenset[int]) -> tuple[Process, int]:
 
 
 _SINKS: Final[dict[str, Callable[[Path, Cores, ExitStack], Sink]]] = {
-    "counting": _counting,
+    "counting": counting,
     "embedded": _embedded,
 }

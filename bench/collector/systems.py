@@ -27,7 +27,7 @@ receiver:
   http: {{listen: "127.0.0.1:{http}"}}
 telemetry: {{metrics_listen: "127.0.0.1:{metrics}", log_level: warning}}
 clickhouse: {{url: "http://127.0.0.1:{store}"}}
-spool: {{path: "{folder}/spool"}}
+spool: {{path: "{folder}/spool", max_bytes: {spool_bytes}}}
 """
 
 
@@ -38,6 +38,7 @@ class System:
     name: str
     stores: str
     program: str = ""
+    spool_bytes: int = 8 << 30  # auditspan's default
 
     def start(
         self, folder: Path, *, store_port: int, workers: int, cores: frozenset[int]
@@ -64,7 +65,12 @@ class System:
         config = folder / "auditspan.yaml"
         config.write_text(
             _SETTINGS.format(
-                grpc=port, http=free_port(), metrics=free_port(), store=store_port, folder=folder
+                grpc=port,
+                http=free_port(),
+                metrics=free_port(),
+                store=store_port,
+                folder=folder,
+                spool_bytes=self.spool_bytes,
             )
         )
         program = {"interpreted": "bench.collector.interpreted"}.get(self.name, "auditspan_collector.cli")

@@ -75,7 +75,7 @@ QUESTIONS: Final = {
     "FROM records WHERE trace_id IN (SELECT trace_id FROM records WHERE actor_id = {actor:String} "
     "AND action = 'EXPORT') ORDER BY trace_id, start_time",
     "part of a target's name": "SELECT start_time, actor_id, action, target_id FROM records "
-    "WHERE target_id LIKE '%/12345/%' ORDER BY start_time",
+    "WHERE target_id LIKE concat('%/', {order:String}, '/%') ORDER BY start_time",
 }
 
 
@@ -145,12 +145,12 @@ def _wait_for_merges(client: ClickHouseClient) -> None:
 
 
 def _parameters(client: ClickHouseClient, now: datetime) -> dict[str, Any]:
-    """An actor that has exported something, and a trace of theirs."""
-    ((actor, trace),) = client.rows(
-        "SELECT actor_id, hex(trace_id) FROM records WHERE action = 'EXPORT' AND start_time > now() - INTERVAL 1 DAY "
+    """An actor that has exported something, a trace of theirs, and the order in it."""
+    ((actor, trace, order),) = client.rows(
+        "SELECT actor_id, hex(trace_id), splitByChar('/', target_id)[3] FROM records WHERE action = 'EXPORT' AND start_time > now() - INTERVAL 1 DAY "
         "ORDER BY actor_id LIMIT 1"
     )
-    return {"actor": actor, "trace": trace, "now": now.strftime("%Y-%m-%d %H:%M:%S")}
+    return {"actor": actor, "trace": trace, "order": order, "now": now.strftime("%Y-%m-%d %H:%M:%S")}
 
 
 def _asked(client: ClickHouseClient, name: str, sql: str, parameters: dict[str, Any]) -> Case:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from bench.results import Case
     from bench.settings import Settings
 
-# Rows of a block, and how many such blocks: enough of each for seconds of work. The last is about as large as the
-# collector's inserts get (drain.max_bytes).
-BLOCKS: Final = ((1_000, 60), (10_000, 15), (15_000, 10))
+# Rows of a block, and how many such blocks: enough of each for seconds of work. The third is about as large as the
+# collector's inserts get (drain.max_bytes), the last seven times that.
+BLOCKS: Final = ((1_000, 60), (10_000, 15), (15_000, 10), (100_000, 3))
 STREAM: Final = "bench/store/0123456789abcdef"
 # In each trace id that is sent, so that it can be found in a row and replaced.
 NUMBER: Final = bytes.fromhex("5bd1e9950f8a47c3")
@@ -46,6 +46,8 @@ def run(settings: Settings) -> list[Case]:
     with process, closing(ClickHouseClient(config)) as client:
         migrate(client, config.database)
         for rows, times in BLOCKS:
+            if rows > settings.rows // 10:
+                continue
             count = max(1, times // 3) if settings.quick else times
             blocks = [_block(leaves, first + at * rows, rows) for at in range(count)]
             first += rows * count

@@ -1,0 +1,1 @@
+"""The suite "backlog": what an hour without ClickHouse changes for the collector."""
