@@ -39,6 +39,7 @@ spool:
   max_bytes: {spool_mb}MiB
   dedup_window_records: {window}
   allow_memory_filesystem: true
+intake: {{group_bytes: {group_mb}MiB, queue_bytes: {queue_mb}MiB, queue_wait_s: {queue_wait_s}s}}
 drain: {{linger_s: 20ms, max_rows: {max_rows}, retry_min_s: 20ms, retry_max_s: 200ms, token_memory_s: {token_memory_s}s}}
 """
 DEFAULTS = {
@@ -47,6 +48,9 @@ DEFAULTS = {
     "window": 100_000,
     "max_rows": 10_000,
     "token_memory_s": 600,
+    "group_mb": 8,
+    "queue_mb": 64,
+    "queue_wait_s": 5,
 }
 _databases = itertools.count(1)
 
