@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
-from auditspan_collector.spool import Config, Spool
+from auditspan_collector.spool import Config, Spool, share
 from collector.service.otlp_peer import wait_until
 from faults.proxy import Proxy
 from faults.senders import Senders
@@ -17,12 +20,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from auditspan_collector.ledger.merkle import Frontier
 
 SETTINGS = """
-collector: {{deployment: test, name: faults}}
+collector: {{deployment: test, name: faults, workers: {workers}}}
 receiver:
   grpc: {{listen: "127.0.0.1:{grpc}"}}
   http: {{listen: "127.0.0.1:{http}"}}
@@ -43,6 +45,7 @@ intake: {{group_bytes: {group_mb}MiB, queue_bytes: {queue_mb}MiB, queue_wait_s: 
 drain: {{linger_s: 20ms, max_rows: {max_rows}, retry_min_s: 20ms, retry_max_s: 200ms, token_memory_s: {token_memory_s}s}}
 """
 DEFAULTS = {
+    "workers": 1,
     "insert_timeout_s": 20,
     "spool_mb": 256,
     "window": 100_000,
@@ -148,7 +151,8 @@ class FaultLine(WholeLine):
         return None
 
     def drained(self) -> bool:
-        return self.metric("auditspan_spool_records") == 0
+        labels = [{"worker": str(number)} for number in self.workers] if len(self.workers) > 1 else [{}]
+        return all(self.metric("auditspan_spool_records", **each) == 0 for each in labels)
 
     def wait_until_stored(self) -> None:
         """Until something is in the table."""
@@ -170,10 +174,40 @@ class FaultLine(WholeLine):
         """Kill whatever collector runs, and don't wait."""
         self.collector.process.kill()
 
-    def spool(self) -> SpoolState:
-        """What the spool of the stopped collector holds."""
-        with self._opened_spool() as spool:
+    def kill_worker(self, which: int) -> None:
+        """Kill one of the workers that run, if there is any, and don't wait."""
+        if pids := self._worker_pids():
+            with suppress(ProcessLookupError):
+                os.kill(pids[which % len(pids)], signal.SIGKILL)
+
+    def kill_everything_now(self) -> None:
+        """Kill the collector and its workers at once, and don't wait."""
+        pids = self._worker_pids()
+        self.kill_now()
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def _worker_pids(self) -> list[int]:
+        parent = self.collector.process.pid
+        try:
+            return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            return []
+
+    @property
+    def workers(self) -> range:
+        """Their numbers."""
+        return range(1, int(self.settings["workers"]) + 1)
+
+    def spool(self, worker: int = 1) -> SpoolState:
+        """What the spool of a worker of the stopped collector holds."""
+        with self._opened_spool(worker) as spool:
             return SpoolState(spool.stream, spool._ledger.frontier, spool.released_index)
+
+    def spools(self) -> list[SpoolState]:
+        """Those of all workers."""
+        return [self.spool(number) for number in self.workers]
 
     def waiting_rows(self) -> bytes:
         """The rows that the spool of the stopped collector still holds."""
@@ -182,14 +216,14 @@ class FaultLine(WholeLine):
             return b"" if batch is None else batch.rows
 
     @contextmanager
-    def _opened_spool(self) -> Iterator[Spool]:
+    def _opened_spool(self, worker: int = 1) -> Iterator[Spool]:
         config = Config(
             path=str(self.folder / "spool"),
             max_bytes=int(self.settings["spool_mb"]) << 20,
             dedup_window_records=int(self.settings["window"]),
             allow_memory_filesystem=True,
         )
-        spool = Spool.open(config, "test", "faults")
+        spool = Spool.open(share(config, worker, len(self.workers)), "test", "faults")
         try:
             yield spool
         finally:

@@ -23,8 +23,9 @@ same request again until it is acknowledged. Then the store (ClickHouse's engine
 
 - **acknowledged**: records of requests that were answered with OK. **stored**: rows. There may be more of them: a request
   whose answer was lost is stored, and was never acknowledged.
-- **missing**: acknowledged and not stored. **twice**: rows more than records. **gaps**: indexes of a stream that no row
-  has, or more than one.
+- **missing**: acknowledged and not stored. **twice**: rows more than records; of several workers, without the copies that
+  *seen on the way* counts, of a record that was sent again to another worker since no answer had come. **gaps**:
+  indexes of a stream that no row has, or more than one.
 - **ok** means that these three are 0, that no record is there that nobody sent, that each lies under the index that its
   receipt names, that each leaf was computed anew in SQL from the stored columns, and that the ledger's root over those
   leaves is the one that the collector had sealed. Where part of that can't be, *seen on the way* says so.

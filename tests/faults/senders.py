@@ -164,6 +164,7 @@ class Sender:
         self.acknowledged: list[Acknowledged] = []
         self.refusals: list[Refusal] = []
         self.unreachable: list[float] = []  # how long each took to fail
+        self.uncertain: set[str] = set()  # record ids that were sent again, since no answer came
         self.offered: set[str] = set()
         self._transport = transport
         self._numbered, self._records = numbered, records
@@ -216,6 +217,7 @@ class Sender:
                 self.refusals.append(Refusal(str(refused), refused.retry_after_s, elapsed_s))
             except Unreachable:
                 self.unreachable.append(time.monotonic() - started)
+                self.uncertain.update(ids)
             else:
                 self.acknowledged.append(Acknowledged(ids, receipt, time.monotonic() - started))
                 if self._up_to is not None:
@@ -308,6 +310,10 @@ class Senders:
     @property
     def unreachable(self) -> list[float]:
         return [each for sender in self.each for each in sender.unreachable]
+
+    @property
+    def uncertain(self) -> set[str]:
+        return set().union(*(sender.uncertain for sender in self.each))
 
     @property
     def offered(self) -> set[str]:

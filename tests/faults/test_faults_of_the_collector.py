@@ -10,7 +10,7 @@ import pytest
 from auditspan_collector import crashpoint
 from collector.service.otlp_peer import wait_until
 from faults.proxy import Fault
-from faults.verdict import finish, judge
+from faults.verdict import finish, finish_workers, judge
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -79,6 +79,33 @@ def test_kills_at_random_moments(line, judged, kills):
             threading.Event().wait(rng.random() * 0.02)
             line.kill_now()
     judged("kill -9 at random moments", judge(line, senders, finish(line)), f"{kills} kills")
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(3, id="some"), pytest.param(24, id="many", marks=pytest.mark.long)]
+)
+def test_kills_of_workers_of_their_supervisor_and_of_all_at_random_moments(
+    make_line, shared_store, judged, kills
+):
+    rng = random.Random(kills)
+    line = make_line(shared_store, workers=2)
+    line.start_collector()
+    line.keep_collector_alive()
+    ways = [lambda: line.kill_worker(rng.randrange(2)), line.kill_now, line.kill_everything_now]
+    # Each sender has a connection of its own, and the kernel gives it to whichever worker is there.
+    with line.senders(count=8) as senders:
+        for kill in range(kills):
+            senders.progress(rng.randint(1, 200))
+            threading.Event().wait(rng.random() * 0.02)
+            ways[kill % len(ways)]()
+        senders.progress(50)
+    verdict = judge(line, senders, finish_workers(line))
+    judged(
+        "kill -9 of a worker, of the supervisor, of all by turns",
+        verdict,
+        f"{kills} kills; {verdict.streams} streams; {verdict.copies} copies of records that were sent again "
+        "without an answer",
+    )
 
 
 @pytest.mark.parametrize(

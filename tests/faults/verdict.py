@@ -1,7 +1,8 @@
 """Judge what is left after a fault: compare what was acknowledged with what SQL finds in the store.
 
     missing    acknowledged and not stored
-    twice      rows more than records
+    twice      rows more than records; among several workers, more than one in a stream, or a copy in another stream
+               of a record whose sender had an answer each time
     strange    stored, and never sent by anybody
     misplaced  stored under another index than the receipt says
     gaps       indexes of a stream, from 0 on, that no row has, or that two have
@@ -42,6 +43,7 @@ class Verdict:
     wrong_roots: tuple[str, ...] = ()
     left_in_spool: int = 0
     streams: int = 1
+    copies: int = 0  # of records that were sent again without an answer, in the stream of another worker
     kept_aside: int = 0  # acknowledged, not stored, and whole in a spool that was moved away
 
     @property
@@ -86,10 +88,15 @@ def stored(line: FaultLine) -> Stored:
 
 def finish(line: FaultLine, *, limit_s: float = 60) -> SpoolState:
     """Let the running collector send what it has, and stop it as an operator would."""
+    return finish_workers(line, limit_s=limit_s)[0]
+
+
+def finish_workers(line: FaultLine, *, limit_s: float = 60) -> list[SpoolState]:
+    """The same, of a collector of several workers."""
     line.proxy.heal()
     line.wait_until_drained(limit_s=limit_s)
     assert line.end_collector() == 0, line.collector_log()
-    return line.spool()
+    return line.spools()
 
 
 def judge(
@@ -102,11 +109,12 @@ def judge(
     count = Counter(record for _, _, record, _ in found.rows)
     acknowledged = {record for group in groups for each in group.acknowledged for record in each.record_ids}
     offered = set().union(*(group.offered for group in groups))
+    copies = _copies(found, groups) if len(line.workers) > 1 else 0
     return Verdict(
         acknowledged=len(acknowledged),
         stored=len(found.rows),
         missing=frozenset(acknowledged - count.keys()),
-        twice=count.total() - len(count),
+        twice=count.total() - len(count) - copies,
         strange=len(count.keys() - offered),
         misplaced=_misplaced(found, groups),
         gaps=_gaps(found),
@@ -117,13 +125,24 @@ def judge(
         ),
         left_in_spool=sum(spool.backlog for spool in spools),
         streams=len({stream for stream, *_ in found.rows}),
+        copies=copies,
     )
 
 
+def _copies(found: Stored, groups: Sequence[Senders]) -> int:
+    """Of records whose sender could not know whether they were kept: the streams that have them, less one."""
+    uncertain = set().union(*(group.uncertain for group in groups))
+    streams = defaultdict(set)
+    for stream, _, record, _ in found.rows:
+        streams[record].add(stream)
+    return sum(len(of) - 1 for record, of in streams.items() if record in uncertain)
+
+
 def _misplaced(found: Stored, groups: Sequence[Senders]) -> int:
-    places = {record: (stream, index) for stream, index, record, _ in found.rows}
+    places = {(record, stream, index) for stream, index, record, _ in found.rows}
+    present = {record for record, *_ in places}
     return sum(
-        places.get(record, place) != place
+        record in present and (record, *place) not in places
         for group in groups
         for each in group.acknowledged
         for record, place in (each.places() or {}).items()
