@@ -13,6 +13,7 @@ from auditspan_collector.clickhouse import Config as ClickHouseConfig
 from auditspan_collector.errors import ConfigError
 from auditspan_collector.pipeline.control import ask
 from auditspan_collector.pipeline.drain import Config, NoDrainMetrics
+from auditspan_collector.pipeline.quarantine import listed
 from auditspan_collector.pipeline.takeover import Takeover
 from auditspan_collector.service import Place, left_for
 from auditspan_collector.spool import Spool, check, check_shares, left_over, share
@@ -138,6 +139,20 @@ def test_one_that_the_store_refuses_for_good_holds_up_no_other_and_an_operator_c
     assert "Code: 60" in found["error"]
     ask(Path(spools.path) / "2", "retry")
     wait_until(lambda: len(store.rows) == 5, what="the records that were refused before")
+
+
+def test_what_the_store_refuses_of_one_can_be_set_aside_and_the_takeover_goes_on(
+    leave, take_over, store, spools
+):
+    leave(2, 3)
+    folder = Path(spools.path) / "2"
+    store.faults.append("code 60")
+    takeover = take_over()
+    wait_until(lambda: takeover.stopped, what="the refusal")
+    (name,) = ask(folder, "quarantine", first=0, last=2)
+    wait_until(lambda: not takeover._thread.is_alive(), what="the end of the takeover")
+    assert [each.name for each in listed(folder)] == [name]
+    assert store.rows == {}
 
 
 def test_one_that_is_still_in_use_is_taken_when_it_is_free(leave, take_over, store, spools):

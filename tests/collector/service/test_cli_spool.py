@@ -150,7 +150,7 @@ def test_a_range_that_is_refused_for_good_is_set_aside_and_comes_back_when_the_c
 
     status, stdout, _ = site.spool("quarantine", "3-4")
     assert status == 0
-    (name,) = re.findall(r"[0-9a-f]{16}-3-4\.batch", stdout.splitlines()[0])
+    (name,) = re.findall(r"[0-9a-f]{16}-3-4\.batch", stdout)
     child.wait_for(rf"QUARANTINED range 3-4 .* 2 records .*{name}")
     wait_until(lambda: (site.listed()["in_flight"] or {}).get("first") == 5, what="going on by itself")
     found = site.wait_until_listed(state="stopped")
@@ -162,8 +162,37 @@ def test_a_range_that_is_refused_for_good_is_set_aside_and_comes_back_when_the_c
     assert site.spool("retry")[0] == 0
     site.wait_until_listed(records=0, state="running")
     assert site.stored() == [0, 1, 2, 5, 6, 7, 8]
-    assert site.spool("restore", name)[:2] == (0, "2 records restored; the file is removed.\n")
+    assert site.spool("restore", name)[:2] == (0, f"{name}: 2 records restored; the file is removed.\n")
     assert site.stored() == list(range(9))
+    assert site.listed()["quarantine"] == []
+
+
+def test_commits_behind_the_range_that_is_refused_can_be_set_aside_with_it(site):
+    child = site.start()
+    site.send("fine", 1)
+    site.wait_until_listed(records=0, state="running")
+    site.run(BREAK)
+    site.send("refused", 2)
+    site.wait_until_listed(state="stopped")
+    for number in range(3):
+        site.send(f"behind-{number}", 3)
+    for wrong in ("1-4", "1-12", "3-5"):
+        status, _, stderr = site.spool("quarantine", wrong)
+        assert (status, f"range {wrong} does not" in stderr) == (1, True), wrong
+    assert site.listed()["records"] == 11
+
+    status, stdout, _ = site.spool("quarantine", "1-8")
+    assert status == 0
+    names = re.findall(r"[0-9a-f]{16}-\d+-\d+\.batch", stdout)
+    assert [name.partition("-")[2] for name in names] == ["1-2.batch", "3-8.batch"]
+    child.wait_for(r"QUARANTINED range 3-8 .* 6 records")
+    wait_until(lambda: (site.listed()["in_flight"] or {}).get("first") == 9, what="going on by itself")
+    site.wait_until_listed(state="stopped", records=3)
+    site.run(MEND)
+    site.spool("retry")
+    site.wait_until_listed(records=0, state="running")
+    assert site.spool("restore", *names)[0] == 0
+    assert site.stored() == list(range(12))
     assert site.listed()["quarantine"] == []
 
 
@@ -212,7 +241,7 @@ def test_a_collector_that_does_not_run_is_looked_at_and_helped_as_well(site):
     assert [(each["first"], each["last"]) for each in found["waiting"]] == [(1, 2), (3, 3)]
     status, _, stderr = site.spool("retry")
     assert (status, "one that starts tries at once" in stderr) == (1, True)
-    for wrong in ("1-3", "0-1"):
+    for wrong in ("1-1", "0-1"):
         status, _, stderr = site.spool("quarantine", wrong)
         assert (status, "(1-2 is)" in stderr) == (1, True), wrong
     assert site.spool("quarantine", "1-2")[0] == 0

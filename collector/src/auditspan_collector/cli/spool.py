@@ -36,7 +36,7 @@ _NOT_RUNNING: Final = "not running"
 Examples:
   auditspan spool list                            what waits, and why
   auditspan spool retry                           ClickHouse is mended: go on
-  auditspan spool quarantine 4096-8191            ClickHouse refuses this range for good: set it aside
+  auditspan spool quarantine 4096-8191            ClickHouse refuses these records for good: set them aside
   auditspan spool restore 0123456789abcdef-4096-8191.batch"""
 )
 def command() -> None:
@@ -138,7 +138,7 @@ def retry(config_file: Path | None, data: Path | None, folder: Path | None) -> N
 @command.command(
     epilog="""\b
 Examples:
-  auditspan spool list                    names the range in flight
+  auditspan spool list                    names the range in flight, and the commits behind it
   auditspan spool quarantine 4096-8191"""
 )
 @click.argument("indexes", metavar="FIRST-LAST")
@@ -146,9 +146,12 @@ Examples:
 def quarantine(indexes: str, config_file: Path | None, data: Path | None, folder: Path | None) -> None:
     """Set the range in flight aside, which ClickHouse refuses for good, and go on with what lies behind it.
 
-    Its records go to a file in the spool's folder `quarantine`, whole and on disk before they leave the spool. They are
-    not in ClickHouse until `auditspan spool restore`, and keep their indexes: the ledger has a hole there that
-    the file explains. FIRST-LAST is the range in flight as `auditspan spool list` shows it.
+    FIRST-LAST is the range in flight as `auditspan spool list` shows it; LAST may also be the end of a later commit in
+    that list, when those behind would be refused too.
+
+    Its records go to files in the spool's folder `quarantine`, whole and on disk before they leave the spool. They are
+    not in ClickHouse until `auditspan spool restore`, and keep their indexes: the ledger has a hole there that the
+    files explain.
     """
     configs = _configs(config_file, data, folder)
     if len(configs) > 1:
@@ -160,14 +163,17 @@ def quarantine(indexes: str, config_file: Path | None, data: Path | None, folder
     wanted = IndexRange(*map(int, match.groups()))
     path = Path(config.spool.path)
     try:
-        name = ask(path, "quarantine", first=wanted.first, last=wanted.last)
+        names = ask(path, "quarantine", first=wanted.first, last=wanted.last)
     except ConnectionError:
         with _opened(config) as spool:
-            name = set_aside(spool, path, wanted, "set aside while the collector did not run").name
+            moved = set_aside(spool, path, wanted, "set aside while the collector did not run")
+            names = [each.name for each in moved]
     click.echo(
-        f"{wanted.last - wanted.first + 1} records are in {path / 'quarantine' / name} and NOT in ClickHouse."
+        f"{wanted.last - wanted.first + 1} records are NOT in ClickHouse but in {path / 'quarantine'}. "
+        "Bring them back with:"
     )
-    click.echo(f"Bring them back with: auditspan spool restore {name}")
+    for name in names:
+        click.echo(f"  auditspan spool restore {name}")
 
 
 @command.command(
@@ -175,21 +181,22 @@ def quarantine(indexes: str, config_file: Path | None, data: Path | None, folder
 Examples:
   auditspan spool restore 0123456789abcdef-4096-8191.batch"""
 )
-@click.argument("file")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @_folder_options
-def restore(file: str, config_file: Path | None, data: Path | None, folder: Path | None) -> None:
-    """Bring FILE of the quarantine to ClickHouse after all, through the running collector.
+def restore(files: tuple[str, ...], config_file: Path | None, data: Path | None, folder: Path | None) -> None:
+    """Bring each FILE of the quarantine to ClickHouse after all, through the running collector.
 
     Stores the records that ClickHouse lacks, under their own indexes, then removes the file. It may run again after
     any failure. `auditspan spool list` names the files.
     """
     folders = [Path(config.spool.path) for config in _configs(config_file, data, folder)]
-    holder = next((each for each in folders if file in {one.name for one in listed(each)}), folders[0])
-    try:
-        missing = ask(holder, "restore", file=file)
-    except ConnectionError as error:
-        raise CommandRefused(f"{error}; start it, it knows the way to ClickHouse") from error
-    click.echo(f"{missing} records restored; the file is removed.")
+    for file in files:
+        holder = next((each for each in folders if file in {one.name for one in listed(each)}), folders[0])
+        try:
+            missing = ask(holder, "restore", file=file)
+        except ConnectionError as error:
+            raise CommandRefused(f"{error}; start it, it knows the way to ClickHouse") from error
+        click.echo(f"{file}: {missing} records restored; the file is removed.")
 
 
 def _configs(config_file: Path | None, data: Path | None, folder: Path | None) -> list[Config]:

@@ -5,7 +5,7 @@ a line of JSON with ``command`` goes in, a line of JSON with ``ok`` or ``error``
 
     list       what waits, what is in flight, why the drain stands still, what is set aside
     retry      go on after a permanent error
-    quarantine set the range in flight aside, and go on
+    quarantine set the range in flight aside, and what lies behind it as far as wanted, and go on
     restore    bring a file of the quarantine back
 
 A collector that does not run is looked at by opening its spool: *overview* is the same for both.
@@ -42,7 +42,7 @@ _READ_LIMIT_S: Final = 10.0
 # An insert of a restored range may take as long as any.
 _ANSWER_LIMIT_S: Final = 600.0
 _BACKLOG: Final = 8
-MAX_LISTED: Final = 1000
+MAX_LISTED: Final = quarantine.MAX_COMMITS
 
 
 def overview(spool: Spool, folder: Path, capacity_bytes: int, most: int) -> dict[str, Any]:
@@ -179,18 +179,23 @@ class Control:
         log.info("an operator says: retry")
         return self._drain.retry()
 
-    def _quarantine(self, asked: dict[str, Any]) -> str:
+    def _quarantine(self, asked: dict[str, Any]) -> list[str]:
         wanted = IndexRange(int(asked["first"]), int(asked["last"]))
         log.warning("an operator says: set range %d-%d aside", wanted.first, wanted.last)
         moved = self._drain.while_stopped(partial(_moved, self._spool, self._folder, wanted))
-        return moved.name
+        return [each.name for each in moved]
 
     def _restore(self, asked: dict[str, Any]) -> int:
         log.info("an operator says: restore %r", asked["file"])
         return quarantine.restore(self._client, self._folder, str(asked["file"]))
 
 
-def _moved(spool: Spool, folder: Path, wanted: IndexRange, why: BaseException) -> quarantine.SetAside:
+def _moved(
+    spool: Spool, folder: Path, wanted: IndexRange, why: BaseException
+) -> tuple[quarantine.SetAside, ...]:
+    if isinstance(why, SpoolDamaged):
+        # Of an old copy, ClickHouse has other records under these indexes, and restoring would take them for these.
+        raise CommandRefused(f"the spool is at fault, not ClickHouse; nothing was moved. {why}")
     return quarantine.set_aside(spool, folder, wanted, str(why))
 
 

@@ -1,6 +1,7 @@
 """Set a range aside that ClickHouse refuses for good, so that what lies behind it can go on; and bring it back.
 
-    set_aside   the range in flight goes to a file of its own, and leaves the spool once that file is durable
+    set_aside   the range in flight, and what lies behind it as far as wanted, goes to files of a range each; each
+                leaves the spool once its file is durable
     restore     a file's records go to ClickHouse, as if the drain had sent them, and the file is removed
 
 A file is ``<spool>/quarantine/<epoch>-<first>-<last>.batch``: one line of JSON that says what it is, why it is there
@@ -44,6 +45,11 @@ log = logging.getLogger(__name__)
 FORMAT: Final = "auditspan quarantine 2"
 _NAME: Final = re.compile(r"[0-9a-f]{16}-(\d{1,20})-(\d{1,20})\.batch")
 _MAX_HEADER_BYTES: Final = 1 << 16
+# Of a file, as of an insert: restoring it is one. A single commit may be larger.
+FILE_RECORDS: Final = 10_000
+FILE_BYTES: Final = 16 << 20
+# How far an end is looked for: what `auditspan spool list` shows at most.
+MAX_COMMITS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +76,53 @@ def listed(spool_folder: Path) -> list[SetAside]:
     return found
 
 
-def set_aside(spool: Spool, spool_folder: Path, wanted: IndexRange, reason: str) -> SetAside:
-    """Move *wanted*, which must be the range in flight, to a file; on return both changes survive power loss.
+def set_aside(spool: Spool, spool_folder: Path, wanted: IndexRange, reason: str) -> tuple[SetAside, ...]:
+    """Move *wanted* to files: the range in flight, and whole commits behind it; on return all survives power loss.
 
-    Only while nobody else reads the spool. Raises CommandRefused, SpoolDamaged or SpoolFull with nothing released.
+    A file holds no more than an insert. Only while nobody else reads the spool. Raises CommandRefused and SpoolDamaged
+    with nothing moved; what fails later, SpoolFull too, leaves what was not moved yet in the spool.
     """
+    _refuse_unless_whole(spool, wanted)
+    moved: list[SetAside] = []
+    while (left := wanted.last + 1 - spool.released_index) > 0:
+        try:
+            moved.append(_set_next_aside(spool, spool_folder, min(left, FILE_RECORDS), reason))
+        except CommandRefused as error:
+            if not moved:
+                raise
+            raise CommandRefused(
+                f"{error}, but {', '.join(each.name for each in moved)} before it"
+            ) from error
+    return tuple(moved)
+
+
+def _refuse_unless_whole(spool: Spool, wanted: IndexRange) -> None:
+    """Raise CommandRefused unless *wanted* is the range in flight, or begins with it and ends where a commit does."""
     in_flight = spool.in_flight()
-    if in_flight is None or in_flight.range != wanted:
-        there = f"{in_flight.range.first}-{in_flight.range.last}" if in_flight else "none"
+    if in_flight is not None and in_flight.range == wanted:
+        return
+    given = f"range {wanted.first}-{wanted.last}"
+    there = f"{in_flight.range.first}-{in_flight.range.last}" if in_flight else "none"
+    if in_flight is None or wanted.first != in_flight.range.first or wanted.last < in_flight.range.last:
         raise CommandRefused(
-            f"range {wanted.first}-{wanted.last} is not in flight ({there} is); `auditspan spool list` shows it"
+            f"{given} does not begin with the range in flight ({there} is); `auditspan spool list` shows it"
         )
-    batch = spool.read(1, 1)
-    assert batch is not None  # noqa: S101 - for the type checker: a range is in flight
+    # A few commits are enough to find the end of a short range.
+    for most in (10, 100, MAX_COMMITS):
+        ends = [commit.range.last for commit in spool.waiting(most)]
+        if wanted.last in ends:
+            return
+        if ends[-1] > wanted.last or len(ends) < most:
+            raise CommandRefused(
+                f"{given} does not end where a commit does; `auditspan spool list --limit {MAX_COMMITS}` shows them"
+            )
+    raise CommandRefused(f"{given} is more than {MAX_COMMITS} commits; {wanted.first}-{ends[-1]} at a time")
+
+
+def _set_next_aside(spool: Spool, spool_folder: Path, records: int, reason: str) -> SetAside:
+    """Move the range in flight, or else so many *records* at most."""
+    batch = spool.read(records, FILE_BYTES)
+    assert batch is not None  # noqa: S101 - for the type checker: so many are there
     folder = spool_folder / QUARANTINE_FOLDER
     name = f"{batch.stream.rpartition('/')[2]}-{batch.first_index}-{batch.last_index}.batch"
     try:
@@ -104,7 +144,7 @@ def set_aside(spool: Spool, spool_folder: Path, wanted: IndexRange, reason: str)
         folder / name,
         name,
     )
-    return SetAside(name, wanted, (folder / name).stat().st_size)
+    return SetAside(name, IndexRange(batch.first_index, batch.last_index), (folder / name).stat().st_size)
 
 
 def _write(path: Path, batch: SealedBatch, reason: str) -> None:
