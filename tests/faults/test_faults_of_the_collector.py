@@ -24,7 +24,8 @@ def crash(line, setting):
     """Start a collector that ends at a point, and see that it did; senders, if there are any, drive it there."""
     line.launch_collector(AUDITSPAN_CRASH_AT=setting)
     assert line.collector_ended() == -signal.SIGKILL, line.collector_log()
-    assert line.collector_log().endswith(f"AUDITSPAN_CRASH_AT={setting}: ending this process\n")
+    # Another thread may have had the time for a line of its own.
+    assert f"AUDITSPAN_CRASH_AT={setting}: ending this process\n" in line.collector_log()
 
 
 def test_crashes_while_spool_and_table_are_made(line, judged):
