@@ -190,21 +190,25 @@ class ReadMethods:
     """
 
     def __init__(self, patterns: tuple[str, ...]) -> None:
-        self._patterns = tuple((("/" in pattern), self._compile(pattern)) for pattern in patterns)
+        self._patterns = tuple((pattern, "/" in pattern, self._compile(pattern)) for pattern in patterns)
         self._known: dict[str, bool] = {}
 
     def __call__(self, full_method: str) -> bool:
         """Whether ``/package.Service/Method`` changes nothing."""
         known = self._known.get(full_method)
         if known is None:
-            method = full_method.rpartition("/")[2]
-            known = any(
-                pattern.fullmatch(full_method if full else method) is not None
-                for full, pattern in self._patterns
-            )
+            known = bool(self.pattern(full_method))
             if len(self._known) < 4096:
                 self._known[full_method] = known
         return known
+
+    def pattern(self, full_method: str) -> str:
+        """The pattern that says so, as it was written; empty when none does."""
+        method = full_method.rpartition("/")[2]
+        for written, full, pattern in self._patterns:
+            if pattern.fullmatch(full_method if full else method):
+                return written
+        return ""
 
     @staticmethod
     def _compile(pattern: str) -> re.Pattern[str]:

@@ -27,7 +27,8 @@ from opentelemetry.trace import SpanKind
 from auditspan import attributes as names
 from auditspan import context
 from auditspan.context import AuditedSpan, Facts, Upstream
-from auditspan.facts import ReadMethods, glob, may_change, span_facts
+from auditspan.decisions import Decisions
+from auditspan.facts import may_change, span_facts
 from auditspan.policy import Policy
 from auditspan.propagation.counts import ContextCounts
 from auditspan.pseudonyms import key_id
@@ -80,8 +81,8 @@ class AuditSpanProcessor(SpanProcessor):
         self._policy = policy or Policy()
         self.actors: Final[ActorNames] = self._policy.actors
         self.span_attributes: Final = settings.span_attributes
-        self._reads = tuple(glob(pattern) for pattern in settings.reads)
-        self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
+        self.decisions: Final = Decisions(settings, self._policy.rules)
+        self.is_read_method: Final = self.decisions.is_read_method
         self.context_counts: Final = ContextCounts()
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
         self._encoder = SpanEncoder()
@@ -292,7 +293,7 @@ class AuditSpanProcessor(SpanProcessor):
             or do == AUDIT
             or facts.changes
             or (facts.outcome == names.DENIED and state.entry)
-            or any(pattern.fullmatch(facts.route) for pattern in self._reads)
+            or bool(self.decisions.asked_for(facts.route))
         )
 
     @staticmethod
