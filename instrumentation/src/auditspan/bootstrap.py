@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -17,11 +18,11 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.util._importlib_metadata import entry_points
 
-from auditspan import context, settings
+from auditspan import settings
 from auditspan.api import PROCESSOR
 from auditspan.policy import Policy
 from auditspan.processor import AuditSpanProcessor
-from auditspan.sampler import AuditSampler
+from auditspan.providers import attach, watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,9 +37,10 @@ _log = logging.getLogger(__name__)
 EXTRACTORS: Final = "auditspan_extractor"  # entry point group
 _OURS: Final = "auditspan.extractors."
 _INSTRUMENT: Final = "_auditspan"  # attribute of BaseInstrumentor's wrapped method
+_said: Final[set[str]] = set()
 
 # With these the instrumentations make no span for some requests, so there is nothing to make a record of.
-_EXCLUDING: Final = (
+EXCLUDING: Final = (
     "OTEL_PYTHON_EXCLUDED_URLS",
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS",
     "OTEL_PYTHON_STARLETTE_EXCLUDED_URLS",
@@ -58,26 +60,51 @@ def pre_instrument() -> None:
 def _start() -> None:
     if settings.read(os.environ).disabled:
         return
+    watch(_arrived)
     provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        _log.warning(
-            "Auditspan needs the OpenTelemetry SDK's TracerProvider and found %s; there are no audit records. "
-            "Is opentelemetry-distro installed?",
-            type(provider).__qualname__,
+    if isinstance(provider, TracerProvider):
+        _start_with(provider)
+    else:
+        _say_once(
+            f"Auditspan needs the OpenTelemetry SDK's TracerProvider and found {type(provider).__qualname__}; there "
+            f"are no audit records unless the application sets one. {_advice()}"
         )
-        return
+    # Also without a provider: what is instrumented before the application sets one has our hooks then.
+    if not hasattr(BaseInstrumentor.instrument, _INSTRUMENT):
+        hook_instrumentors(_extractors())
+
+
+def _advice() -> str:
+    if os.environ.get("OTEL_CONFIG_FILE"):
+        return "Does OTEL_CONFIG_FILE have a section tracer_provider?"
+    return "Is opentelemetry-distro installed?"
+
+
+def _arrived(provider: TracerProvider) -> None:
+    """The application has set *provider*, after us."""
+    try:
+        _start_with(provider)
+    except Exception:  # noqa: BLE001 - see the module
+        _log.warning("Auditspan could not start; the service runs without audit records", exc_info=True)
+
+
+def _start_with(provider: TracerProvider) -> None:
     if getattr(provider, PROCESSOR, None) is not None:
+        return
+    running = getattr(trace.get_tracer_provider(), PROCESSOR, None)
+    if running is not None:
+        # A second provider, which the application uses beside the global one: one process, one sequence of records.
+        attach(provider, running)
         return
     service_name = str(provider.resource.attributes.get("service.name", ""))
     chosen = settings.read(os.environ, service_name=service_name)
     for problem in chosen.problems:
         _log.warning("Auditspan: %s", problem)
-    excluded = [name for name in _EXCLUDING if os.environ.get(name)]
+    excluded = [name for name in EXCLUDING if os.environ.get(name)]
     if excluded:
         _log.warning("Auditspan: requests that %s leaves out get no audit record", " and ".join(excluded))
     processor = install(provider, chosen, _deliver(chosen))
     _guarded("audit-context", lambda: _carry_context(chosen, service_name, processor.context_counts))
-    hook_instrumentors(_extractors())
 
 
 def install(
@@ -85,17 +112,7 @@ def install(
 ) -> AuditSpanProcessor:
     """Let the spans of *provider* become records in *sink*, whatever its sampler drops; *policy* is that of *chosen*."""
     processor = AuditSpanProcessor(chosen, sink, policy or Policy.of(chosen))
-    sampler = AuditSampler(provider.sampler)
-    provider.sampler = sampler
-    # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own
-    # instrumentations before us.
-    for tracer in list(getattr(provider, "_tracers", {}).values()):
-        tracer.sampler = sampler
-    provider.add_span_processor(processor)
-    processor.tracer = provider.get_tracer("auditspan")
-    setattr(provider, PROCESSOR, processor)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=context.live.after_fork)
+    attach(provider, processor)
     return processor
 
 
@@ -121,13 +138,20 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
 
     Where two give a request a source, the last one's counts.
     """
+    original: Callable[..., Any] = BaseInstrumentor.instrument
+    if hasattr(original, _INSTRUMENT):
+        return
     known: dict[str, list[Extractor]] = {}
     for extractor in extractors:
         for name in extractor.INSTRUMENTORS:
             known.setdefault(name, []).append(extractor)
-    original: Callable[..., Any] = BaseInstrumentor.instrument
-    if hasattr(original, _INSTRUMENT):
-        return
+    early = [name.partition(":")[2] for name in known if _has_started(name)]
+    if early:
+        _log.warning(
+            "Auditspan: %s had started before it, so nobody tells it who acts there; where OTEL_CONFIG_FILE lists "
+            "instrumentations, list `auditspan: {}` first, elsewhere call auditspan.bootstrap.pre_instrument() earlier",
+            " and ".join(early),
+        )
 
     @functools.wraps(original)
     def instrument(self: BaseInstrumentor, **kwargs: Any) -> Any:
@@ -148,6 +172,12 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
 
     setattr(instrument, _INSTRUMENT, True)
     BaseInstrumentor.instrument = instrument
+
+
+def _has_started(instrumentor: str) -> bool:
+    module, _, name = instrumentor.partition(":")
+    kind = getattr(sys.modules.get(module), name, None)
+    return bool(getattr(getattr(kind, "_instance", None), "is_instrumented_by_opentelemetry", False))
 
 
 def _prepare(
@@ -177,6 +207,12 @@ def _checked(extractor: Any) -> Extractor:
         raise TypeError("INSTRUMENTORS must be a tuple and instrument a function; see auditspan.extractors")
     checked: Extractor = extractor
     return checked
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        _log.warning("%s", text)
 
 
 def _guarded(what: str, step: Callable[[], None]) -> None:

@@ -1,0 +1,93 @@
+"""Put a span processor of ours into a TracerProvider that others use as well, and hear of providers that come later.
+
+Of several span processors the SDK calls each in turn, and where one raises, those behind it hear nothing. So ours
+hears first that a span ended, whatever stands before it. Of a span's start it hears last: what others write on a span
+when it starts (baggage, for instance) must be there to be seen through.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+from auditspan import context
+from auditspan.api import PROCESSOR
+from auditspan.sampler import AuditSampler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
+
+    from auditspan.processor import AuditSpanProcessor
+
+_SDK: Final = "opentelemetry.sdk."  # processors of the SDK don't raise
+_WATCHED: Final = "_auditspan"  # attribute of the API's wrapped function
+
+
+def attach(provider: TracerProvider, processor: AuditSpanProcessor) -> None:
+    """Let *processor* hear of the spans of *provider*, whatever its sampler drops."""
+    sampler = AuditSampler(provider.sampler)
+    provider.sampler = sampler
+    # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own
+    # instrumentations before us.
+    for tracer in list(getattr(provider, "_tracers", {}).values()):
+        tracer.sampler = sampler
+    _add(provider, processor)
+    if isinstance(processor.tracer, trace.NoOpTracer):
+        processor.tracer = provider.get_tracer("auditspan")
+    setattr(provider, PROCESSOR, processor)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=context.live.after_fork)
+
+
+def watch(arrived: Callable[[TracerProvider], None]) -> None:
+    """Call *arrived*, which must not raise, with each SDK provider that somebody makes the global one from now on.
+
+    Also with one that OpenTelemetry refuses because there is another: its application uses it all the same.
+    Only the first caller is told.
+    """
+    api: Any = trace
+    original = api._set_tracer_provider  # noqa: SLF001 - which the public one calls, wherever it was imported to
+    if hasattr(original, _WATCHED):
+        return
+
+    @functools.wraps(original)
+    def set_tracer_provider(provider: Any, *args: Any, **kwargs: Any) -> None:
+        original(provider, *args, **kwargs)
+        if isinstance(provider, TracerProvider):
+            arrived(provider)
+
+    setattr(set_tracer_provider, _WATCHED, True)
+    api._set_tracer_provider = set_tracer_provider  # noqa: SLF001 - as above
+
+
+class _Starts(SpanProcessor):
+    def __init__(self, processor: AuditSpanProcessor) -> None:
+        self.on_start = processor.on_start  # type: ignore[method-assign]
+
+
+class _Ends(SpanProcessor):
+    def __init__(self, processor: AuditSpanProcessor) -> None:
+        self.on_end = processor.on_end  # type: ignore[method-assign]
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Nothing: see the module."""
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Replaced."""
+
+
+def _add(provider: TracerProvider, processor: AuditSpanProcessor) -> None:
+    several = getattr(provider, "_active_span_processor", None)
+    before = getattr(several, "_span_processors", ())
+    if all(type(one).__module__.startswith(_SDK) for one in before):
+        provider.add_span_processor(processor)
+        return
+    provider.add_span_processor(_Starts(processor))
+    several._span_processors = (_Ends(processor), *several._span_processors)  # type: ignore[union-attr]  # noqa: SLF001 - there is no other way to the front
