@@ -71,7 +71,7 @@ def _start() -> None:
         )
     # Also without a provider: what is instrumented before the application sets one has our hooks then.
     if not hasattr(BaseInstrumentor.instrument, _INSTRUMENT):
-        hook_instrumentors(_extractors())
+        hook_instrumentors(installed_extractors())
 
 
 def _advice() -> str:
@@ -95,6 +95,7 @@ def _start_with(provider: TracerProvider) -> None:
     if running is not None:
         # A second provider, which the application uses beside the global one: one process, one sequence of records.
         attach(provider, running)
+        setattr(provider, PROCESSOR, running)
         return
     service_name = str(provider.resource.attributes.get("service.name", ""))
     chosen = settings.read(os.environ, service_name=service_name)
@@ -113,6 +114,8 @@ def install(
     """Let the spans of *provider* become records in *sink*, whatever its sampler drops; *policy* is that of *chosen*."""
     processor = AuditSpanProcessor(chosen, sink, policy or Policy.of(chosen))
     attach(provider, processor)
+    processor.tracer = provider.get_tracer("auditspan")
+    setattr(provider, PROCESSOR, processor)
     return processor
 
 
@@ -160,14 +163,10 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
         )
         if not name or self.is_instrumented_by_opentelemetry:
             return original(self, **kwargs)
-        afterwards = []
-        for extractor in known[name]:
-            kwargs, step = _prepare(extractor, name, kwargs)
-            afterwards.append(step)
+        kwargs, afterwards = hooks(name, kwargs, known[name])
         result = original(self, **kwargs)
         if self.is_instrumented_by_opentelemetry:
-            for step in afterwards:
-                _guarded(name, step)
+            afterwards()
         return result
 
     setattr(instrument, _INSTRUMENT, True)
@@ -178,6 +177,23 @@ def _has_started(instrumentor: str) -> bool:
     module, _, name = instrumentor.partition(":")
     kind = getattr(sys.modules.get(module), name, None)
     return bool(getattr(getattr(kind, "_instance", None), "is_instrumented_by_opentelemetry", False))
+
+
+def hooks(
+    instrumentor: str, arguments: dict[str, Any], extractors: Iterable[Extractor]
+) -> tuple[dict[str, Any], Callable[[], None]]:
+    """*arguments* of ``module:Class`` with the hooks of those *extractors* that know it, and what to do afterwards."""
+    steps = []
+    for extractor in extractors:
+        if instrumentor in extractor.INSTRUMENTORS:
+            arguments, step = _prepare(extractor, instrumentor, arguments)
+            steps.append(step)
+
+    def afterwards() -> None:
+        for step in steps:
+            _guarded(instrumentor, step)
+
+    return arguments, afterwards
 
 
 def _prepare(
@@ -191,7 +207,7 @@ def _prepare(
         return given, lambda: None
 
 
-def _extractors() -> list[Extractor]:
+def installed_extractors() -> list[Extractor]:
     """All that are installed, ours first, so that another distribution's word on the same framework counts."""
     found = []
     for entry_point in sorted(entry_points(group=EXTRACTORS), key=lambda e: not e.value.startswith(_OURS)):

@@ -162,6 +162,13 @@ class AuditSpanProcessor(SpanProcessor):
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
+    # -- the side of tests
+
+    def redirect(self, sink: Sink) -> Sink:
+        """Write to *sink* from now on; returns where records went before."""
+        before, self._sink = self._sink, sink
+        return before
+
     # -- the application's side
 
     def begin_record(self, span: Span) -> AuditedSpan:

@@ -15,7 +15,6 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from auditspan import context
-from auditspan.api import PROCESSOR
 from auditspan.sampler import AuditSampler
 
 if TYPE_CHECKING:
@@ -24,14 +23,13 @@ if TYPE_CHECKING:
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
-    from auditspan.processor import AuditSpanProcessor
-
 _SDK: Final = "opentelemetry.sdk."  # processors of the SDK don't raise
 _WATCHED: Final = "_auditspan"  # attribute of the API's wrapped function
+_told: Final[list[Callable[[TracerProvider], None]]] = []
 
 
-def attach(provider: TracerProvider, processor: AuditSpanProcessor) -> None:
-    """Let *processor* hear of the spans of *provider*, whatever its sampler drops."""
+def attach(provider: TracerProvider, processor: SpanProcessor) -> None:
+    """Let *processor* hear of the spans of *provider*, whatever its sampler drops. There is no way back."""
     sampler = AuditSampler(provider.sampler)
     provider.sampler = sampler
     # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own
@@ -39,9 +37,6 @@ def attach(provider: TracerProvider, processor: AuditSpanProcessor) -> None:
     for tracer in list(getattr(provider, "_tracers", {}).values()):
         tracer.sampler = sampler
     _add(provider, processor)
-    if isinstance(processor.tracer, trace.NoOpTracer):
-        processor.tracer = provider.get_tracer("auditspan")
-    setattr(provider, PROCESSOR, processor)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=context.live.after_fork)
 
@@ -50,8 +45,10 @@ def watch(arrived: Callable[[TracerProvider], None]) -> None:
     """Call *arrived*, which must not raise, with each SDK provider that somebody makes the global one from now on.
 
     Also with one that OpenTelemetry refuses because there is another: its application uses it all the same.
-    Only the first caller is told.
     """
+    if arrived in _told:
+        return
+    _told.append(arrived)
     api: Any = trace
     original = api._set_tracer_provider  # noqa: SLF001 - which the public one calls, wherever it was imported to
     if hasattr(original, _WATCHED):
@@ -61,19 +58,20 @@ def watch(arrived: Callable[[TracerProvider], None]) -> None:
     def set_tracer_provider(provider: Any, *args: Any, **kwargs: Any) -> None:
         original(provider, *args, **kwargs)
         if isinstance(provider, TracerProvider):
-            arrived(provider)
+            for tell in _told:
+                tell(provider)
 
     setattr(set_tracer_provider, _WATCHED, True)
     api._set_tracer_provider = set_tracer_provider  # noqa: SLF001 - as above
 
 
 class _Starts(SpanProcessor):
-    def __init__(self, processor: AuditSpanProcessor) -> None:
+    def __init__(self, processor: SpanProcessor) -> None:
         self.on_start = processor.on_start  # type: ignore[method-assign]
 
 
 class _Ends(SpanProcessor):
-    def __init__(self, processor: AuditSpanProcessor) -> None:
+    def __init__(self, processor: SpanProcessor) -> None:
         self.on_end = processor.on_end  # type: ignore[method-assign]
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
@@ -83,7 +81,7 @@ class _Ends(SpanProcessor):
         """Replaced."""
 
 
-def _add(provider: TracerProvider, processor: AuditSpanProcessor) -> None:
+def _add(provider: TracerProvider, processor: SpanProcessor) -> None:
     several = getattr(provider, "_active_span_processor", None)
     before = getattr(several, "_span_processors", ())
     if all(type(one).__module__.startswith(_SDK) for one in before):

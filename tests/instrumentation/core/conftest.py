@@ -183,13 +183,10 @@ class Service:
                 self.process.wait()
 
 
-def start(
-    folder: Path, command: list[str], environment: dict[str, str] | None = None, runner: str = ""
-) -> Service:
-    """Start *command* under opentelemetry-instrument, or *runner*; ``{port}`` in it becomes a free port."""
-    port, spool, log_file = free_port(), folder / "spool", folder / "service.log"
+def environment_of(spool: Path, changes: dict[str, str] | None = None) -> dict[str, str]:
+    """A service's whole environment; an empty value in *changes* takes a variable away."""
     clean = {name: text for name, text in os.environ.items() if not name.startswith("OTEL_")}
-    environment = {
+    known = {
         "OTEL_SERVICE_NAME": "shop",
         "OTEL_TRACES_EXPORTER": "none",
         "OTEL_METRICS_EXPORTER": "none",
@@ -197,8 +194,16 @@ def start(
         "OTEL_AUDITSPAN_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens: records stay on disk
         "OTEL_AUDITSPAN_SPOOL_DIR": str(spool),
         "PYTHONUNBUFFERED": "1",
-        "PORT": str(port),
-    } | (environment or {})
+    }
+    return clean | {name: text for name, text in (known | (changes or {})).items() if text}
+
+
+def start(
+    folder: Path, command: list[str], environment: dict[str, str] | None = None, runner: str = ""
+) -> Service:
+    """Start *command* under opentelemetry-instrument, or *runner*; ``{port}`` in it becomes a free port."""
+    port, spool, log_file = free_port(), folder / "spool", folder / "service.log"
+    environment = environment_of(spool, {"PORT": str(port)} | (environment or {}))
     with log_file.open("wb") as log:
         process = subprocess.Popen(
             [
@@ -206,7 +211,7 @@ def start(
                 *(part.replace("{port}", str(port)) for part in command),
             ],
             cwd=HERE / "apps",
-            env=clean | {name: text for name, text in environment.items() if text},
+            env=environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
