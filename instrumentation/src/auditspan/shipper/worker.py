@@ -13,6 +13,7 @@ of the parent's.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import random
@@ -24,8 +25,10 @@ from typing import TYPE_CHECKING, Final
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
 
+from auditspan.shipper import notes
 from auditspan.shipper.counts import DeliveryCounts, publish
 from auditspan.shipper.otlp import NotTaken, Taken, connect
+from auditspan.spool import place
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,6 +76,8 @@ class Shipper:
         self._turn_of_left_over = False
         self._limit = MAX_RECORDS
         self._next_look = 0.0
+        self._next_note = 0.0
+        self._noted: DeliveryCounts | None = None
         self._wait_s = _FIRST_WAIT_S
         self._refused_in_a_row = 0
         self._trouble = ""
@@ -175,6 +180,18 @@ class Shipper:
             self._spool.release(self._left_over)
             self._left_over = None
         self._disconnect()
+        self._note(time.monotonic())
+
+    def _note(self, now: float) -> None:
+        """Leave the counters where others can see them."""
+        counts, folder = self.counts(), place(self._spool.folder)
+        if counts == self._noted and now < self._next_note:
+            return
+        if self._noted is None:
+            notes.sweep(folder)
+        self._noted, self._next_note = counts, now + notes.REFRESH_S
+        with contextlib.suppress(OSError):
+            notes.write(folder, self._spool.stream_id, counts)
 
     def _deliver_all(self) -> None:
         while True:
@@ -191,6 +208,7 @@ class Shipper:
             return
         self._next_look = now + _LOOK_S
         self._spool.check()
+        self._note(now)
         if self._left_over is None and not self._stopping.is_set():
             self._left_over = self._spool.left_over()
 
