@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+HOOK: Final = "_auditspan_hook"  # attribute of the hooks that have ours in them
+
 # IANA's HTTP authentication schemes and two common ones. Anything else in the header may be the secret itself.
 _AUTH_SCHEMES: Final = frozenset(
     [
@@ -126,6 +128,7 @@ def chain(theirs: Any, ours: Callable[..., None]) -> Callable[..., None]:
         finally:
             guarded(*args, **kwargs)
 
+    setattr(both, HOOK, True)
     return both
 
 
@@ -144,6 +147,7 @@ def guard(ours: Callable[..., None]) -> Callable[..., None]:
                     "Auditspan's %s failed; the service is not affected", ours.__qualname__, exc_info=True
                 )
 
+    setattr(guarded, HOOK, True)
     return guarded
 
 

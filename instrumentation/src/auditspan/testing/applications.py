@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.bootstrap import hooks, installed_extractors
@@ -35,14 +34,13 @@ def audit(app: Any) -> Iterator[None]:
 
 
 def _way(app: Any) -> Callable[[Any], contextlib.AbstractContextManager[None]]:
-    # What nobody has imported, nobody has made an application with.
     for module, name, way in (
         ("fastapi.applications", "FastAPI", _fastapi),
         ("starlette.applications", "Starlette", _starlette),
         ("flask.app", "Flask", _flask),
     ):
-        kind = getattr(sys.modules.get(module), name, None)
-        if kind is not None and isinstance(app, kind):
+        # By name: the instrumentations replace the modules' own.
+        if any(kind.__module__ == module and kind.__name__ == name for kind in type(app).__mro__):
             return way
     raise TypeError(
         f"{app!r} is no FastAPI, Starlette or Flask application. Others are audited when their OpenTelemetry "

@@ -1,0 +1,107 @@
+"""Which frameworks are installed, which of them OpenTelemetry instruments here, and which extractors know them.
+
+Asks the environment with the instrumentation package's own functions: what they refuse at start is refused here.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.instrumentation import bootstrap_gen
+from opentelemetry.instrumentation.dependencies import get_dist_dependency_conflicts
+from packaging.requirements import Requirement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from auditspan.extractors import Extractor
+
+_INSTRUMENTORS: Final = "opentelemetry_instrumentor"  # entry point group
+_PREFIX: Final = "opentelemetry-instrumentation-"
+_DISABLED: Final = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+
+# The instrumentations whose spans work comes in by, and those that carry the actor to the next service.
+_ENTRY: Final = frozenset(
+    [
+        "fastapi",
+        "starlette",
+        "flask",
+        "grpc",
+        "django",
+        "pyramid",
+        "falcon",
+        "tornado",
+        "aiohttp-server",
+        "celery",
+        "kafka-python",
+        "confluent-kafka",
+        "aiokafka",
+        "pika",
+        "aio-pika",
+        "remoulade",
+        "boto3sqs",
+    ]
+)
+_CLIENT: Final = frozenset(["requests", "httpx", "urllib3", "aiohttp-client"])
+
+
+def look(extractors: Iterable[Extractor], started: frozenset[str]) -> list[dict[str, Any]]:
+    """One dict for each installed framework and its instrumentation.
+
+    *started* holds the instrumentors, as ``module:Class``, that run in this process; empty when none was started.
+    """
+    known: dict[str, set[str]] = {}
+    for extractor in extractors:
+        for instrumentor in extractor.INSTRUMENTORS:
+            known.setdefault(instrumentor.partition(":")[0], set()).add(
+                str(getattr(extractor, "__name__", extractor))
+            )
+    rows: dict[str, dict[str, Any]] = {}
+    for entry in bootstrap_gen.libraries:
+        framework, package = Requirement(entry["library"]).name, Requirement(entry["instrumentation"]).name
+        short = package.removeprefix(_PREFIX)
+        version = _version(framework)
+        if version and short in _ENTRY | _CLIENT and short not in rows:
+            rows[short] = _row((framework, version), short, known, started)
+    return list(rows.values())
+
+
+def _row(
+    framework: tuple[str, str], short: str, known: dict[str, set[str]], started: frozenset[str]
+) -> dict[str, Any]:
+    package = f"{_PREFIX}{short}"
+    module = f"opentelemetry.instrumentation.{short.replace('-', '_')}"
+    installed = _version(package)
+    active = any(instrumentor.partition(":")[0] == module for instrumentor in started)
+    return {
+        "framework": framework[0],
+        "version": framework[1],
+        "role": "entry" if short in _ENTRY else "client",
+        "instrumentation": package,
+        "instrumentation_version": installed,
+        "extractors": sorted(known.get(module, ())),
+        "active": active,
+        "why_not": "" if active else _why_not(short, package, installed),
+    }
+
+
+def _why_not(short: str, package: str, installed: str) -> str:
+    """Why the instrumentation would not start under opentelemetry-instrument; empty when it would."""
+    if not installed:
+        return f"{package} is not installed"
+    disabled = [word.strip() for word in os.environ.get(_DISABLED, "").split(",")]
+    distribution = importlib.metadata.distribution(package)
+    names = [each.name for each in distribution.entry_points if each.group == _INSTRUMENTORS] or [short]
+    if "*" in disabled or set(names) <= set(disabled):
+        return f"{_DISABLED} names it"
+    conflict = get_dist_dependency_conflicts(distribution)
+    return str(conflict) if conflict is not None else ""
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
