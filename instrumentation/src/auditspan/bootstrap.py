@@ -112,10 +112,18 @@ def install(
     provider: TracerProvider, chosen: Settings, sink: Sink, policy: Policy | None = None
 ) -> AuditSpanProcessor:
     """Let the spans of *provider* become records in *sink*, whatever its sampler drops; *policy* is that of *chosen*."""
-    processor = AuditSpanProcessor(chosen, sink, policy or Policy.of(chosen))
+    processor = processor_of(provider, chosen, sink, policy)
     attach(provider, processor)
-    processor.tracer = provider.get_tracer("auditspan")
     setattr(provider, PROCESSOR, processor)
+    return processor
+
+
+def processor_of(
+    provider: TracerProvider, chosen: Settings, sink: Sink, policy: Policy | None = None
+) -> AuditSpanProcessor:
+    """What makes records of the spans of *provider*, once it is attached; *policy* is that of *chosen*."""
+    processor = AuditSpanProcessor(chosen, sink, policy or Policy.of(chosen))
+    processor.tracer = provider.get_tracer("auditspan")
     return processor
 
 

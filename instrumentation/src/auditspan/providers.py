@@ -50,8 +50,8 @@ def watch(arrived: Callable[[TracerProvider], None]) -> None:
         return
     _told.append(arrived)
     api: Any = trace
-    original = api._set_tracer_provider  # noqa: SLF001 - which the public one calls, wherever it was imported to
-    if hasattr(original, _WATCHED):
+    original = getattr(api, "_set_tracer_provider", None)  # docs/decisions/0010
+    if original is None or hasattr(original, _WATCHED):
         return
 
     @functools.wraps(original)
@@ -62,7 +62,7 @@ def watch(arrived: Callable[[TracerProvider], None]) -> None:
                 tell(provider)
 
     setattr(set_tracer_provider, _WATCHED, True)
-    api._set_tracer_provider = set_tracer_provider  # noqa: SLF001 - as above
+    api._set_tracer_provider = set_tracer_provider  # noqa: SLF001 - docs/decisions/0010
 
 
 class _Starts(SpanProcessor):
@@ -82,10 +82,10 @@ class _Ends(SpanProcessor):
 
 
 def _add(provider: TracerProvider, processor: SpanProcessor) -> None:
-    several = getattr(provider, "_active_span_processor", None)
+    several: Any = getattr(provider, "_active_span_processor", None)
     before = getattr(several, "_span_processors", ())
     if all(type(one).__module__.startswith(_SDK) for one in before):
         provider.add_span_processor(processor)
         return
     provider.add_span_processor(_Starts(processor))
-    several._span_processors = (_Ends(processor), *several._span_processors)  # type: ignore[union-attr]  # noqa: SLF001 - there is no other way to the front
+    several._span_processors = (_Ends(processor), *several._span_processors)  # noqa: SLF001 - docs/decisions/0010

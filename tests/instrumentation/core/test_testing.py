@@ -234,6 +234,19 @@ def test_a_provider_that_is_set_in_the_middle_is_taken_up():
     subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=True, timeout=60)
 
 
+def test_where_tests_switch_opentelemetry_s_sdk_off_records_are_captured_all_the_same(harness, tmp_path):
+    script = """
+        import auditspan
+        from auditspan.testing import capture
+        with capture() as records, auditspan.record("EXPORT"):
+            pass
+        records.expect(action="EXPORT")
+    """
+    environment = harness.environment_of(tmp_path, {"OTEL_SDK_DISABLED": "true"})
+    command = [sys.executable, "-c", textwrap.dedent(script)]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+
+
 def test_under_opentelemetry_instrument_nothing_reaches_the_spool(tmp_path, harness):
     script = """
         import auditspan

@@ -47,6 +47,12 @@ def look(chosen: Settings, report: Report) -> None:
     }
     for problem in found.problems:
         report.problem(_PART, problem)
+    if found.folder != chosen.spool_dir:
+        report.note(
+            _PART,
+            f"{chosen.spool_dir} is another user's, so for this one the spool is {found.folder}; if the service runs as "
+            "somebody else, run the doctor as them",
+        )
     if found.bytes > chosen.spool_max_bytes * _NEARLY_FULL:
         report.problem(
             _PART,

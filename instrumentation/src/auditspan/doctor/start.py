@@ -26,6 +26,8 @@ from auditspan.bootstrap import install
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.sdk.trace import SpanProcessor
+
     from auditspan.doctor.report import Report
     from auditspan.processor import AuditSpanProcessor
     from auditspan.settings import Settings
@@ -66,6 +68,9 @@ def start(report: Report) -> tuple[Settings, AuditSpanProcessor]:
     chosen = settings.read(os.environ, service_name=service)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     processor = install(provider, chosen, Nowhere())
+    # Exporters that others add hear of nothing: neither the hooks of other distributions, nor an application that sets
+    # up OpenTelemetry itself, sends spans of an import.
+    TracerProvider.add_span_processor = _leave_out  # type: ignore[method-assign]
     trace.set_tracer_provider(provider)
     report.parts[_PART] = {
         "service": service,
@@ -84,6 +89,10 @@ def start(report: Report) -> tuple[Settings, AuditSpanProcessor]:
     with listening(report, _PART):
         _instrument(config, report)
     return chosen, processor
+
+
+def _leave_out(self: TracerProvider, span_processor: SpanProcessor) -> None:
+    del self, span_processor
 
 
 def started() -> frozenset[str]:

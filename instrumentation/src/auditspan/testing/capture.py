@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
 from auditspan import settings
 from auditspan.api import PROCESSOR
+from auditspan.bootstrap import processor_of
 from auditspan.processor import AuditSpanProcessor
 from auditspan.providers import attach, watch
 from auditspan.testing.applications import audit
@@ -131,9 +132,7 @@ class _Stage:
         )
         for problem in chosen.problems:
             _log.warning("Auditspan: %s", problem)
-        processor = AuditSpanProcessor(chosen, self)
-        processor.tracer = provider.get_tracer("auditspan")
-        self.processor = processor
+        self.processor = processor_of(provider, chosen, self)
         self._undo.callback(setattr, self, "processor", None)
         self._take_part(provider)
         watch(self._arrived)
@@ -149,6 +148,7 @@ class _Stage:
             )
         if self._provider is None:
             self._provider = TracerProvider(shutdown_on_exit=False)
+            self._provider._disabled = False  # noqa: SLF001 - OTEL_SDK_DISABLED keeps tests from exporting; this does not
         api: Any = trace
         api._TRACER_PROVIDER = self._provider  # noqa: SLF001 - set_tracer_provider() could not be taken back
         self._undo.callback(self._unset, self._provider)

@@ -6,6 +6,9 @@ import auditspan
 from fastapi import APIRouter, FastAPI
 from flask import Blueprint, Flask
 from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -16,6 +19,12 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 print("a line of the application's own")
 
+own = TracerProvider()
+for provider in (own, trace.get_tracer_provider()):
+    provider.add_span_processor(
+        SimpleSpanProcessor(OTLPSpanExporter())
+    )  # as by hand; to OTEL_EXPORTER_OTLP_ENDPOINT
+own.get_tracer("shop").start_span("at import").end()
 with trace.get_tracer("shop").start_as_current_span("at import"), auditspan.record("IMPORT"):
     metrics.get_meter("shop").create_counter("imports").add(1)
 
