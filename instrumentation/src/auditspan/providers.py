@@ -20,9 +20,6 @@ from auditspan.sampler import AuditSampler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from opentelemetry.context import Context
-    from opentelemetry.sdk.trace import ReadableSpan, Span
-
 _SDK: Final = "opentelemetry.sdk."  # processors of the SDK don't raise
 _WATCHED: Final = "_auditspan"  # attribute of the API's wrapped function
 _told: Final[list[Callable[[TracerProvider], None]]] = []
@@ -73,12 +70,8 @@ class _Starts(SpanProcessor):
 class _Ends(SpanProcessor):
     def __init__(self, processor: SpanProcessor) -> None:
         self.on_end = processor.on_end  # type: ignore[method-assign]
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """Nothing: see the module."""
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Replaced."""
+        self.shutdown = processor.shutdown  # type: ignore[method-assign]
+        self.force_flush = processor.force_flush  # type: ignore[method-assign]
 
 
 def _add(provider: TracerProvider, processor: SpanProcessor) -> None:
