@@ -109,6 +109,17 @@ def test_flask_with_blueprints_from_a_factory_that_mounts_several(doctor):
     assert report["application"]["hooked"] is True
 
 
+def test_an_application_that_instruments_itself_has_nobody_who_says_who_acts(doctor):
+    report = doctor.report(
+        "doctor_shop:make_by_hand", "--factory", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="fastapi"
+    )
+    assert (report["application"]["instrumented"], report["application"]["hooked"]) == (True, False)
+    assert audited(report) == {("PUT", "/v1/orders/{order_id}")}
+    unhooked, gap = problems(report)
+    assert "nobody but set_actor() tells us who acts" in unhooked
+    assert gap.endswith("POST /v1/orders/{order_id}/refund (excluded by excluded_urls of the application)")
+
+
 def test_a_framework_that_is_not_instrumented_is_the_problem_and_says_why(doctor):
     report = doctor.report("doctor_shop:make", "--factory", OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="flask")
     assert rows(report)["PUT", "/orders/{order_id}"]["reason"] == "Flask is not instrumented here"
@@ -276,7 +287,8 @@ def test_contradictions_are_wrong_use(arguments):
 def test_a_configuration_without_spans_is_a_problem(doctor, tmp_path):
     path = tmp_path / "otel.yaml"
     path.write_text('file_format: "1.0"\nresource:\n  attributes: [{name: service.name, value: declared}]\n')
-    report = doctor.report(OTEL_CONFIG_FILE=str(path), OTEL_AUDITSPAN_SPOOL_SYNC="perhaps")
+    report = doctor.report("doctor_shop:app", OTEL_CONFIG_FILE=str(path), OTEL_AUDITSPAN_SPOOL_SYNC="perhaps")
+    assert audited(report) == set()
     assert report["opentelemetry"]["service"] == "declared"
     assert report["spool"]["folder"].endswith("/declared")
     first, second = problems(report)

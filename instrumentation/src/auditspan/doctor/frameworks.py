@@ -72,32 +72,36 @@ def _row(
     framework: tuple[str, str], short: str, known: dict[str, set[str]], started: frozenset[str]
 ) -> dict[str, Any]:
     package = f"{_PREFIX}{short}"
-    module = f"opentelemetry.instrumentation.{short.replace('-', '_')}"
     installed = _version(package)
-    active = any(instrumentor.partition(":")[0] == module for instrumentor in started)
+    modules = {each.value.partition(":")[0] for each in _entry_points(package)} if installed else set()
+    active = any(instrumentor.partition(":")[0] in modules for instrumentor in started)
     return {
         "framework": framework[0],
         "version": framework[1],
         "role": "entry" if short in _ENTRY else "client",
         "instrumentation": package,
         "instrumentation_version": installed,
-        "extractors": sorted(known.get(module, ())),
+        "extractors": sorted({name for module in modules for name in known.get(module, ())}),
         "active": active,
-        "why_not": "" if active else _why_not(short, package, installed),
+        "why_not": "" if active else _why_not(package, installed),
     }
 
 
-def _why_not(short: str, package: str, installed: str) -> str:
+def _why_not(package: str, installed: str) -> str:
     """Why the instrumentation would not start under opentelemetry-instrument; empty when it would."""
     if not installed:
         return f"{package} is not installed"
     disabled = [word.strip() for word in os.environ.get(_DISABLED, "").split(",")]
-    distribution = importlib.metadata.distribution(package)
-    names = [each.name for each in distribution.entry_points if each.group == _INSTRUMENTORS] or [short]
-    if "*" in disabled or set(names) <= set(disabled):
+    names = {each.name for each in _entry_points(package)}
+    if "*" in disabled or names <= set(disabled):
         return f"{_DISABLED} names it"
-    conflict = get_dist_dependency_conflicts(distribution)
+    conflict = get_dist_dependency_conflicts(importlib.metadata.distribution(package))
     return str(conflict) if conflict is not None else ""
+
+
+def _entry_points(package: str) -> list[importlib.metadata.EntryPoint]:
+    found = importlib.metadata.distribution(package).entry_points
+    return [each for each in found if each.group == _INSTRUMENTORS]
 
 
 def _version(distribution: str) -> str:

@@ -35,6 +35,10 @@ def look(name: str, thing: Any, decisions: Decisions, started: frozenset[str], r
     http = http_application(thing)
     part = _http(http, decisions, report) if http is not None else _grpc(thing, decisions, started, report)
     report.parts[_PART] = {"name": name, **part}
+    if not report.parts["opentelemetry"]["starts"]:
+        for row in part["routes"]:
+            row.update(audited=False, gap=row["changes"], reason="nothing is audited, see `opentelemetry`")
+        return
     gaps = [row for row in part["routes"] if row["gap"]]
     if gaps and part["instrumented"]:
         named = ", ".join(f"{row['method']} {row['route']} ({row['reason']})" for row in gaps[:_MOST_NAMED])
@@ -54,11 +58,11 @@ def _http(app: HttpApplication, decisions: Decisions, report: Report) -> dict[st
             f"OpenTelemetry does not instrument this {app.framework} application, so nothing of it is audited: see "
             f"`instrumentation` for why, or whether it imports {app.framework} before OpenTelemetry starts",
         )
-    elif not app.hooked:
+    elif not app.hooked and report.parts["opentelemetry"]["starts"]:
         report.problem(
             _PART,
-            "the application instruments itself without our hooks, so nobody tells us who acts but set_actor(): leave it "
-            "to opentelemetry-instrument, or see docs/instrumentation.md, Other ways to start",
+            "the application instruments itself, or its instrumentation started before Auditspan, so nobody but "
+            "set_actor() tells us who acts: see docs/instrumentation.md, Other ways to start",
         )
     if app.wrapped:
         report.note(

@@ -77,12 +77,10 @@ def start(report: Report) -> tuple[Settings, AuditSpanProcessor]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "config_file": os.environ.get(_CONFIG_FILE, ""),
         "disabled": chosen.disabled,
+        "starts": report.healthy and not chosen.disabled,
     }
     if chosen.disabled:
-        report.problem(
-            _PART,
-            f"{settings.DISABLED} or OTEL_SDK_DISABLED is set: nothing is audited until it is taken away",
-        )
+        report.problem(_PART, f"{settings.DISABLED} or OTEL_SDK_DISABLED is set, so nothing is audited")
     if service.startswith("unknown_service"):
         report.note(_PART, "OTEL_SERVICE_NAME is not set: records don't say which service they are from")
     _check_exporters(report)
@@ -190,6 +188,7 @@ def _instrument(config: Any, report: Report) -> None:
         initialize(swallow_exceptions=False)
     except Exception as problem:  # noqa: BLE001 - a distro's or an instrumentation's own code
         report.problem(_PART, f"OpenTelemetry can't start: {type(problem).__name__}: {problem}")
+        report.parts[_PART]["starts"] = False
     finally:
         if file is not None:
             os.environ[_CONFIG_FILE] = file
@@ -210,6 +209,7 @@ def _check_exporters(report: Report) -> None:
                 report.problem(
                     _PART, f"{variable}={name}: no such exporter is installed, so OpenTelemetry can't start"
                 )
+                report.parts[_PART]["starts"] = False
 
 
 def _version(name: str) -> str:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, FastAPI
 from flask import Blueprint, Flask
 from opentelemetry import metrics, trace
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from starlette.applications import Starlette
@@ -81,6 +82,13 @@ def make(*, name="flask"):
 
 def make_several():
     return ProxyFix(DispatcherMiddleware(make(), {"/old": make(name="old")}))
+
+
+def make_by_hand():
+    by_hand = FastAPI(openapi_url=None)
+    by_hand.include_router(router)
+    FastAPIInstrumentor.instrument_app(by_hand, excluded_urls="refund")
+    return by_hand
 
 
 def broken():
