@@ -23,7 +23,7 @@ def test_what_a_process_counted_is_there_when_it_has_ended(tmp_path, grpc_peer):
     (noted,) = notes.read(spool.folder)
     assert (noted.stream_id, noted.pid, noted.running) == (spool.stream_id, os.getpid(), True)
     assert (noted.counts.acknowledged, noted.counts.oversize) == (1, 1)
-    (path,) = spool.folder.glob("*.counts*")
+    (path,) = spool.folder.glob("*.counters*")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -55,9 +55,9 @@ def test_counters_of_processes_that_ended_are_swept_after_an_hour(tmp_path):
     notes.write(tmp_path, "abc", DeliveryCounts(appended=3))
     notes.sweep(tmp_path)
     assert [noted.counts.appended for noted in notes.read(tmp_path)] == [3]
-    os.utime(tmp_path / "abc.counts", (1, 1))
+    os.utime(tmp_path / "abc.counters", (1, 1))
     assert notes.read(tmp_path)[0].running is False
     notes.sweep(tmp_path)
     assert notes.read(tmp_path) == []
-    (tmp_path / "x.counts").write_text("no JSON")
+    (tmp_path / "x.counters").write_text("no JSON")
     assert notes.read(tmp_path) == []

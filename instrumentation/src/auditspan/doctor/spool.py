@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
+from auditspan.doctor.spool_folder import age_s, survey
 from auditspan.shipper import notes
-from auditspan.spool.survey import age_s, survey
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,6 +1,6 @@
 """Each process's counters in a file of the spool folder, so that ``auditspan-doctor`` sees them from outside.
 
-``<stream>.counts`` is one line of JSON, replaced atomically, written when a counter changed and once a minute
+``<stream>.counters`` is one line of JSON, replaced atomically, written when a counter changed and once a minute
 otherwise; of a process that ended it stays for an hour. A file that can't be written is none: counters are told here,
 not kept.
 """
@@ -19,7 +19,7 @@ from auditspan.shipper.counts import DeliveryCounts
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUFFIX: Final = ".counts"
+SUFFIX: Final = ".counters"
 REFRESH_S: Final = 60.0
 _SILENT_S: Final = 150.0  # a process that wrote nothing for so long has ended
 _KEPT_S: Final = 3600.0
