@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from auditspan.decisions import Decisions
 from auditspan.facts import plain_route
+from auditspan.rules import Rule, Rules
 from auditspan.settings import Settings
 from opentelemetry.trace import SpanKind
 
@@ -45,3 +46,17 @@ def test_an_rpc_is_a_record_when_the_decision_says_so(running, method):
 def test_a_decision_says_why(route, method, audited, changes, reason):
     decision = DECISIONS.decide(route, method)
     assert (decision.audited, decision.changes, decision.reason) == (audited, changes, reason)
+
+
+def test_a_rule_goes_before_the_default_and_is_named_by_its_line():
+    rules = Rules(
+        (
+            Rule(place="rules.yaml:2", routes=("/jobs/{id}",), do="skip"),
+            Rule(place="rules.yaml:4", rpcs=("/shop.Billing/Get*",), do="audit"),
+        )
+    )
+    decisions = Decisions(Settings(), rules)
+    skipped, rpc = decisions.decide("/jobs/{id}", "POST"), decisions.decide("/shop.Billing/GetInvoice", "")
+    assert (skipped.audited, skipped.chosen, skipped.reason) == (False, True, "rules.yaml:2 says skip")
+    assert (rpc.audited, rpc.chosen, rpc.reason) == (True, True, "rules.yaml:4 says audit")
+    assert decisions.decide("/orders", "POST").audited is True

@@ -63,11 +63,13 @@ class Nowhere:
 def start(report: Report) -> tuple[Settings, AuditSpanProcessor]:
     """Instrument this process and add the part ``opentelemetry``; the service's settings, and what decides with them."""
     config = _configuration(report)
+    startable = report.healthy
     resource = _resource(config)
     service = str(resource.attributes.get("service.name", ""))
     chosen = settings.read(os.environ, service_name=service)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    processor = install(provider, chosen, Nowhere())
+    with listening(report, "settings"):  # the operator's files are read here
+        processor = install(provider, chosen, Nowhere())
     # Exporters that others add hear of nothing: neither the hooks of other distributions, nor an application that sets
     # up OpenTelemetry itself, sends spans of an import.
     TracerProvider.add_span_processor = _leave_out  # type: ignore[method-assign]
@@ -77,7 +79,7 @@ def start(report: Report) -> tuple[Settings, AuditSpanProcessor]:
         "packages": {name: _version(name) for name in _PACKAGES},
         "config_file": os.environ.get(_CONFIG_FILE, ""),
         "disabled": chosen.disabled,
-        "starts": report.healthy and not chosen.disabled,
+        "starts": startable and not chosen.disabled,
     }
     if chosen.disabled:
         report.problem(_PART, f"{settings.DISABLED} or OTEL_SDK_DISABLED is set, so nothing is audited")
