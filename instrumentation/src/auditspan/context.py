@@ -81,7 +81,10 @@ class Facts:
 
 
 class Source(Protocol):
-    """One request in the eyes of its framework; an extractor puts it on the entry span's state."""
+    """One request in the eyes of its framework; an extractor puts it on the entry span's state.
+
+    It may have a method ``address() -> str`` besides: the other end of the connection, for spans too full to tell.
+    """
 
     def actor(self) -> Actor | None:
         """Whom the framework authenticated so far, or None when it can't say.
@@ -120,10 +123,11 @@ class AuditedSpan:
 
     Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
-    *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
+    *judged* that the outcome of the request has been looked at; *written* that the record is in the spool; *held*
+    that it waits for the end of the response, which comes after that of the span.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
-    them counts; *shown* are the attributes that its ordinary span got, *told* those of the record with what they were
+    them counts; *shown* are the attributes that its ordinary span got, *before* all that it had then, *told* those of the record with what they were
     made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
@@ -140,6 +144,7 @@ class AuditedSpan:
     ended: bool = False
     judged: bool = False
     written: bool = False
+    held: bool = False
     actor: Actor | None = None
     action: str = ""
     outcome: str = ""
@@ -148,6 +153,7 @@ class AuditedSpan:
     target_id: str = ""
     record_id: str = ""
     shown: Mapping[str, AnyValue] = field(default_factory=dict)
+    before: Mapping[str, AnyValue] = field(default_factory=dict)
     told: tuple[Facts, Actor | None, Mapping[str, AnyValue]] | None = None
 
     def root(self) -> AuditedSpan:

@@ -49,6 +49,11 @@ _MAX_OPEN_SPANS: Final = 65_536  # those that are never ended must not fill the 
 
 _ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
 
+# Where the collector finds the other end of the connection, in the order of its trust.
+_ADDRESSES: Final = (
+    *("network.peer.address", "net.sock.peer.addr", "net.peer.ip", "client.address", "http.client_ip"),
+)
+
 # What the application may say by hand on its span, in the words of the draft conventions, besides the functions.
 _SAYABLE: Final = frozenset({names.ACTION, names.OUTCOME, names.REASON, names.TARGET_TYPE, names.TARGET_ID})
 _OURS: Final = frozenset(
@@ -108,7 +113,8 @@ class AuditSpanProcessor(SpanProcessor):
         try:
             if state.entry or state.parent is None:
                 context.live.remove(state)
-            self._write(state, span, span.end_time or time.time_ns())
+            if not state.held:
+                self._write(state, span, span.end_time or time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -137,6 +143,7 @@ class AuditSpanProcessor(SpanProcessor):
                 return
             state.certain = True
             if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
+                state.before = attributes
                 state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
                 span.set_attributes(state.shown)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -226,6 +233,8 @@ class AuditSpanProcessor(SpanProcessor):
         facts = self._settled(state, span, attributes)
         if self._is_record(state, facts):
             state.written = True
+            if span.dropped_attributes:
+                attributes = _refilled(state, attributes)
             self._complete(state, facts, attributes)
             self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
 
@@ -342,6 +351,16 @@ class AuditSpanProcessor(SpanProcessor):
         if not self._warned:
             self._warned = True
             _log.warning("Auditspan could not handle a span; the service is not affected", exc_info=True)
+
+
+def _refilled(state: AuditedSpan, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
+    """*attributes* of a full span, with what ours may have evicted from it, and where the request came from."""
+    attributes = {**state.before, **attributes}
+    if not any(name in attributes for name in _ADDRESSES):
+        address = getattr(state.source, "address", str)()
+        if address:
+            attributes["client.address"] = address
+    return attributes
 
 
 def _copy(attributes: Attributes) -> dict[str, AnyValue]:
