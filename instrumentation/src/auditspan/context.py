@@ -68,7 +68,7 @@ class Facts:
     """What a framework tells of one request; empty strings where it can't say.
 
     *changes* says whether the request may change something. *route* is the pattern that reads are asked for by:
-    ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``.
+    ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``; *unrouted* that no pattern matched, and it is the path.
     """
 
     action: str = ""
@@ -78,6 +78,7 @@ class Facts:
     target_id: str = ""
     route: str = ""
     changes: bool = False
+    unrouted: bool = False
 
 
 class Source(Protocol):

@@ -101,6 +101,7 @@ def http_facts(
         target_id=target_id,
         route=plain_route(route) or path,
         changes=method not in SAFE_METHODS,
+        unrouted=not route,
     )
 
 

@@ -16,8 +16,10 @@ import logging
 import re
 import secrets
 import time
+from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -25,9 +27,10 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
-from auditspan import context
+from auditspan import context, losses
 from auditspan.context import AuditedSpan, Facts, Upstream
 from auditspan.facts import ReadMethods, glob, may_change, span_facts
+from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from opentelemetry.util.types import AnyValue, Attributes
 
+    from auditspan.flood import Counter
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -68,6 +72,8 @@ class Sink(Protocol):
     def stream_id(self) -> str:
         """The emitter that this process is; another one in a forked child."""
 
+    # It may have ``open_tally(pieces: wire.Pieces) -> flood.Counter`` besides: a record that counts.
+
     def append(self, payload: bytes) -> bool:
         """Keep one ExportTraceServiceRequest; False when it could not be kept, and then it is counted there."""
 
@@ -83,6 +89,10 @@ class AuditSpanProcessor(SpanProcessor):
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
         self._encoder = SpanEncoder()
         self._warned = False
+        self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
+        self._open_tally: Any = getattr(
+            sink, "open_tally", None
+        )  # a sink that can't count gets everything in full
         self._counters: dict[str, Iterator[int]] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
@@ -119,7 +129,8 @@ class AuditSpanProcessor(SpanProcessor):
             self._failed()
 
     def shutdown(self) -> None:
-        """Nothing waits here: what ended is in the spool."""
+        """Write what is counted; everything else that ended is in the spool."""
+        self.finish_counting()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """True: what ended is in the spool."""
@@ -172,6 +183,34 @@ class AuditSpanProcessor(SpanProcessor):
         if around is None:
             context.live.add(state)
         return state
+
+    # -- the spool's side
+
+    def tend(self, lost: int, reason: str, since_ns: int) -> bool:
+        """Write counts whose interval is over, and that *lost* records could not be kept. Never raises.
+
+        False when that could not be written either.
+        """
+        try:
+            self.flood.tend()
+            return not lost or self._write_loss(lost, reason, since_ns)
+        except Exception:  # noqa: BLE001 - a defect of ours must not stop delivery
+            self._failed()
+            return True
+
+    def finish_counting(self) -> None:
+        """Write all counts: the process ends. Never raises."""
+        try:
+            self.flood.tend(everything=True)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def _write_loss(self, lost: int, reason: str, since_ns: int) -> bool:
+        now = time.time_ns()
+        span = losses.span_of(self.tracer, since_ns, now)
+        attributes = losses.attributes_of(uuid7(), self._sink.stream_id, lost, reason)
+        self._number(attributes)
+        return self._sink.append(self._encoder.encode(span, attributes, now))
 
     # -- inside
 
@@ -235,8 +274,46 @@ class AuditSpanProcessor(SpanProcessor):
             state.written = True
             if span.dropped_attributes:
                 attributes = _refilled(state, attributes)
+            if facts.outcome == names.DENIED and self._folds(state, facts, span, attributes, end_time_ns):
+                return
             self._complete(state, facts, attributes)
             self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
+
+    def _folds(
+        self,
+        state: AuditedSpan,
+        facts: Facts,
+        span: ReadableSpan,
+        attributes: dict[str, AnyValue],
+        end_time_ns: int,
+    ) -> bool:
+        """Whether this denied request is one of a flood of nobody's, and counted there."""
+        if not state.entry or state.wanted or self._open_tally is None:
+            return False
+        actor = state.effective_actor()
+        if not is_nobody(actor.id, actor.origin):
+            return False
+        address = address_in(attributes, _ADDRESSES)
+        route = "" if facts.unrouted else facts.route
+        key = Key(facts.action, route, address, state.upstream.rejected)
+        return self.flood.takes(key, end_time_ns, partial(self._begin_count, state, facts, span, attributes))
+
+    def _begin_count(
+        self,
+        state: AuditedSpan,
+        facts: Facts,
+        span: ReadableSpan,
+        attributes: dict[str, AnyValue],
+        key: Key,
+    ) -> Counter:
+        """A record that stands for this request and more like it: without a target, or an address, of one of them."""
+        told = {
+            name: value for name, value in attributes.items() if key.address != ANY or name not in _ADDRESSES
+        }
+        facts = Facts("EXECUTE", names.DENIED) if key.route == ANY else replace(facts, target_id="")
+        self._complete(state, facts, told)
+        counter: Counter = self._open_tally(self._encoder.pieces(span, told))
+        return counter
 
     def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
@@ -253,6 +330,7 @@ class AuditSpanProcessor(SpanProcessor):
             target_id=state.target_id or found.target_id,
             route=found.route,
             changes=found.changes,
+            unrouted=found.unrouted,
         )
 
     @staticmethod
@@ -310,6 +388,9 @@ class AuditSpanProcessor(SpanProcessor):
                 if key in _OURS or key in carried:
                     del attributes[key]
         attributes |= self._own(state, facts)
+        self._number(attributes)
+
+    def _number(self, attributes: dict[str, AnyValue]) -> None:
         stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
@@ -356,7 +437,7 @@ class AuditSpanProcessor(SpanProcessor):
 def _refilled(state: AuditedSpan, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
     """*attributes* of a full span, with what ours may have evicted from it, and where the request came from."""
     attributes = {**state.before, **attributes}
-    if not any(name in attributes for name in _ADDRESSES):
+    if not address_in(attributes, _ADDRESSES):
         address = getattr(state.source, "address", str)()
         if address:
             attributes["client.address"] = address

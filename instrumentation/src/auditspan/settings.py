@@ -29,6 +29,8 @@ SPOOL_SYNC: Final = "OTEL_AUDITSPAN_SPOOL_SYNC"
 READS: Final = "OTEL_AUDITSPAN_READS"
 GRPC_READ_METHODS: Final = "OTEL_AUDITSPAN_GRPC_READ_METHODS"
 SPAN_ATTRIBUTES: Final = "OTEL_AUDITSPAN_SPAN_ATTRIBUTES"
+FLOOD_FULL: Final = "OTEL_AUDITSPAN_FLOOD_FULL"
+FLOOD_INTERVAL_S: Final = "OTEL_AUDITSPAN_FLOOD_INTERVAL_S"
 CONTEXT_KEYS_FILE: Final = "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE"
 CONTEXT_DESTINATIONS: Final = "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS"
 CONTEXT_TTL_S: Final = "OTEL_AUDITSPAN_CONTEXT_TTL_S"
@@ -46,6 +48,8 @@ VARIABLES: Final = (
     READS,
     GRPC_READ_METHODS,
     SPAN_ATTRIBUTES,
+    FLOOD_FULL,
+    FLOOD_INTERVAL_S,
     CONTEXT_KEYS_FILE,
     CONTEXT_DESTINATIONS,
     CONTEXT_TTL_S,
@@ -57,6 +61,8 @@ HTTP_PROTOBUF: Final = "http/protobuf"
 DEFAULT_ENDPOINT: Final = "http://localhost:4317"
 DEFAULT_SPOOL_MAX_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_CONTEXT_TTL_S: Final = 60.0
+DEFAULT_FLOOD_FULL: Final = 20
+DEFAULT_FLOOD_INTERVAL_S: Final = 10.0
 DEFAULT_GRPC_READ_METHODS: Final = (
     "Get*",
     "BatchGet*",
@@ -87,7 +93,8 @@ class Settings:
 
     *reads* holds route patterns (``/orders/{id}``, ``/admin/*``, ``/shop.Billing/Get*``) whose reads are audited
     too; *grpc_read_methods* method names or ``/service/method`` patterns that change nothing. *headers* are sent
-    to the collector only. *context_ttl_s* is how long a signed ``audit-context`` is believed.
+    to the collector only. *flood_full* denied requests of nobody are recorded in full per route, address and
+    *flood_interval_s*; 0 for the latter folds none. *context_ttl_s* is how long a signed ``audit-context`` is believed.
     """
 
     disabled: bool = False
@@ -101,6 +108,8 @@ class Settings:
     reads: tuple[str, ...] = ()
     grpc_read_methods: tuple[str, ...] = DEFAULT_GRPC_READ_METHODS
     span_attributes: bool = True
+    flood_full: int = DEFAULT_FLOOD_FULL
+    flood_interval_s: float = DEFAULT_FLOOD_INTERVAL_S
     context_keys_file: Path | None = None
     context_destinations: tuple[str, ...] = ()
     context_ttl_s: float = DEFAULT_CONTEXT_TTL_S
@@ -139,6 +148,12 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
         reads=reader.patterns(READS),
         grpc_read_methods=reader.patterns(GRPC_READ_METHODS) or DEFAULT_GRPC_READ_METHODS,
         span_attributes=reader.boolean(SPAN_ATTRIBUTES, default=True),
+        flood_full=int(
+            reader.number(FLOOD_FULL, DEFAULT_FLOOD_FULL, int, 1, "a number of records, 1 or more")
+        ),
+        flood_interval_s=reader.number(
+            FLOOD_INTERVAL_S, DEFAULT_FLOOD_INTERVAL_S, float, 0.0, "seconds; 0 folds nothing"
+        ),
         context_keys_file=Path(keys_file).expanduser() if keys_file else None,
         context_destinations=reader.patterns(CONTEXT_DESTINATIONS),
         context_ttl_s=reader.number(CONTEXT_TTL_S, DEFAULT_CONTEXT_TTL_S, float, 1.0, "seconds, 1 or more"),
