@@ -9,10 +9,12 @@ failed.
 from __future__ import annotations
 
 import functools
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
+from auditspan import context
 from auditspan.context import Facts
 from auditspan.extractors import begin, finish, guard, respond, text
 
@@ -74,6 +76,7 @@ class TaskSource:
 
 
 _runs: dict[str, tuple[Any, TaskSource]] = {}  # by task id
+_told: Final[deque[str]] = deque(maxlen=1000)  # tasks whose process was lost
 
 
 def _prerun(*_: Any, task_id: str = "", task: Any = None, **__: Any) -> None:
@@ -94,11 +97,27 @@ def _begin(task_id: str, task: Any) -> None:
 
 
 def _postrun(*_: Any, task_id: str = "", state: str | None = "", **__: Any) -> None:
-    run = _runs.pop(task_id, None)
-    if run is not None and not run[1].outcome:
-        # Without a result: rejected, ignored, or left by an exception that is none (SystemExit).
-        run[1].outcome = names.FAILURE if state != "SUCCESS" else names.SUCCESS
-        run[1].reason = _STATES.get(state or "", "")
+    guard(_end)(task_id, state or "")
+
+
+def _end(task_id: str, state: str) -> None:
+    span, source = _runs.pop(task_id, (None, None))
+    if source is None or source.outcome:
+        return
+    # Without a result: rejected, ignored, or left by what ends the process (SystemExit), of which the pool's main
+    # process then tells.
+    source.outcome = names.SUCCESS if state == "SUCCESS" else names.FAILURE
+    source.reason = _STATES.get(state, "")
+    if not state and _in_a_pool():
+        audited = context.of_span(span)
+        if audited is not None:
+            audited.written = True
+
+
+def _in_a_pool() -> bool:
+    from billiard import current_process  # noqa: PLC0415 - only where Celery is
+
+    return bool(current_process().name != "MainProcess")
 
 
 def _watch_results() -> None:
@@ -110,6 +129,7 @@ def _watch_results() -> None:
         ("mark_as_done", _done),
         ("mark_as_failure", _failed),
         ("mark_as_retry", _retried),
+        ("mark_as_revoked", _revoked),
     ):
         setattr(Backend, method, _after(guard(tell), getattr(Backend, method)))
     Backend._auditspan = True  # noqa: SLF001 - our own mark
@@ -117,26 +137,31 @@ def _watch_results() -> None:
 
 def _after(tell: Callable[..., None], original: Any) -> Any:
     @functools.wraps(original)
-    def mark(self: Any, task_id: str, result: Any, *args: Any, **kwargs: Any) -> Any:
-        tell(self, task_id, result, *args, **kwargs)
-        return original(self, task_id, result, *args, **kwargs)
+    def mark(self: Any, task_id: str, *args: Any, **kwargs: Any) -> Any:
+        tell(task_id, *args, **kwargs)
+        return original(self, task_id, *args, **kwargs)
 
     return mark
 
 
-def _done(_: Any, task_id: str, *__: Any, **___: Any) -> None:
+def _done(task_id: str, *_: Any, **__: Any) -> None:
     _tell(task_id, names.SUCCESS, "")
 
 
-def _retried(_: Any, task_id: str, *__: Any, **___: Any) -> None:
+def _retried(task_id: str, *_: Any, **__: Any) -> None:
     _tell(task_id, names.FAILURE, _STATES["RETRY"])
 
 
-def _failed(_: Any, task_id: str, error: Any, *args: Any, **kwargs: Any) -> None:
+def _failed(task_id: str, error: Any, *args: Any, **kwargs: Any) -> None:
     denied = isinstance(error, PermissionError)
     outcome, reason = (names.DENIED, text(error)) if denied else (names.FAILURE, "")
     if not _tell(task_id, outcome, reason) and type(error).__name__ in _LOST:
-        _lost(task_id, error, kwargs.get("request") or next(iter(args[1:]), None))
+        _lost(task_id, type(error).__name__, kwargs.get("request") or next(iter(args[1:]), None))
+
+
+def _revoked(task_id: str, reason: str = "", request: Any = None, *_: Any, **__: Any) -> None:
+    if reason == "terminated":  # while it ran; others never did
+        _lost(task_id, reason, request)
 
 
 def _tell(task_id: str, outcome: str, reason: str) -> bool:
@@ -163,17 +188,20 @@ def _describe(span: Any, source: TaskSource) -> None:
         utils.set_attributes_from_context(span, current_task.request)
 
 
-def _lost(task_id: str, error: Any, request: Any) -> None:
+def _lost(task_id: str, reason: str, request: Any) -> None:
     """The record of a run whose own process could not write one."""
     from opentelemetry import trace  # noqa: PLC0415 - with its SDK, where there is a span
     from opentelemetry.instrumentation.celery import celery_getter  # noqa: PLC0415 - only where Celery is
     from opentelemetry.propagate import extract  # noqa: PLC0415 - with its SDK, where there is a span
 
+    if task_id in _told:  # a time limit is told twice
+        return
+    _told.append(task_id)
     name = text(getattr(request, "task", "")) or "unknown"
     parent = extract(request, getter=celery_getter) if request is not None else None
     tracer = trace.get_tracer(__name__)
     with tracer.start_as_current_span(f"run/{name}", parent, trace.SpanKind.CONSUMER) as span:
-        source = TaskSource(name, task_id, names.FAILURE, type(error).__name__)
+        source = TaskSource(name, task_id, names.FAILURE, reason)
         if begin(span, source) is not None:
             span.set_attribute("messaging.message.id", task_id)
             respond(span)
