@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _MAX_KEYS: Final = 4096  # actions, routes and addresses that are told apart
 _MAX_OPEN: Final = 64  # counters: each holds a file open, of which the application may need many itself
+_LOCK_WAIT_S: Final = 0.05
 ANY: Final = "*"  # instead of an address, then of a route, once there are too many
 
 
@@ -76,18 +77,21 @@ class Flood:
         """
         if not self.interval_s:
             return False
-        with self._lock:
+        if not self._lock.acquire(timeout=_LOCK_WAIT_S):
+            return False  # a disk that hangs holds up one thread, not all
+        try:
             key, interval = self._interval(key)
             interval.seen += 1
             if interval.seen <= interval.full:
                 return False
-            try:
-                counter = interval.counter or self._begin(key, begin)
-                if counter is not None:
-                    counter.add(end_time_ns)
-            except OSError:
-                return False
+            counter = interval.counter or self._begin(key, begin)
+            if counter is not None:
+                counter.add(end_time_ns)
             return counter is not None
+        except OSError:
+            return False
+        finally:
+            self._lock.release()
 
     def _begin(self, key: Key, begin: Callable[[Key], Counter | None]) -> Counter | None:
         """A counter for *key*; once many are open, one for all addresses, and at last for all routes."""
@@ -107,12 +111,16 @@ class Flood:
         if not self._running:
             return
         now = self.clock()
-        with self._lock:
+        if not self._lock.acquire(timeout=_LOCK_WAIT_S):
+            return
+        try:
             for key, interval in list(self._running.items()):
                 if everything or now >= interval.until:
                     if not interval.seen:
                         del self._running[key]
                     self._next(interval, now)
+        finally:
+            self._lock.release()
 
     def after_fork(self) -> None:
         """In the child: what the parent counts is the parent's."""

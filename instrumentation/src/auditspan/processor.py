@@ -93,6 +93,9 @@ class AuditSpanProcessor(SpanProcessor):
         self._open_tally: Any = getattr(
             sink, "open_tally", None
         )  # a sink that can't count gets everything in full
+        self._unused: list[
+            tuple[AnyValue, AnyValue]
+        ] = []  # numbers that nothing came of, which would look like a loss
         self._counters: dict[str, Iterator[int]] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
@@ -312,7 +315,11 @@ class AuditSpanProcessor(SpanProcessor):
         }
         facts = Facts("EXECUTE", names.DENIED) if key.route == ANY else replace(facts, target_id="")
         self._complete(state, facts, told)
-        counter: Counter = self._open_tally(self._encoder.pieces(span, told))
+        try:
+            counter: Counter = self._open_tally(self._encoder.pieces(span, told))
+        except OSError:
+            self._unused.append((told[names.SEQUENCE_STREAM], told[names.SEQUENCE_NUMBER]))
+            raise
         return counter
 
     def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
@@ -393,6 +400,11 @@ class AuditSpanProcessor(SpanProcessor):
     def _number(self, attributes: dict[str, AnyValue]) -> None:
         stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
+        while self._unused:
+            of, number = self._unused.pop()
+            if of == stream:
+                attributes[names.SEQUENCE_NUMBER] = number
+                return
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
         attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
 

@@ -167,18 +167,27 @@ def _finished(_: Any, response: Any, **__: Any) -> None:
         return  # a file that the server sends by itself is as good as sent
     if flask.request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
         return
+    stream = _Stream(response.response, span, source, response.content_length or 0)
     if hold(span):
-        response.response = _Stream(response.response, span, source, response.content_length or 0)
+        response.response = stream
+    else:
+        stream.let_go()
 
 
 class _Stream:
     """The pieces of a response; when they end, so does the request."""
+
+    _ended = True  # as long as it is not made
 
     def __init__(self, pieces: Iterable[Any], span: Any, source: FlaskSource, length: int) -> None:
         self._pieces, self._iterator = pieces, iter(pieces)
         self._span, self._source = span, source
         self._left = length or -1  # bytes; below 0 when nobody said how many
         self._ended = False
+
+    def let_go(self) -> None:
+        """Tell nothing of its end."""
+        self._ended = True
 
     def __iter__(self) -> Iterator[Any]:
         return self

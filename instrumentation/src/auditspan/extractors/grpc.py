@@ -88,6 +88,7 @@ class GrpcSource:
         # Now, because grpc.aio reads it from a call that is gone when a stream is closed late: that ends the process.
         self._identities = servicer_context.peer_identities()
         self.raised = False
+        self.ended = False  # the handler
         self.interrupted = False  # nobody wanted the rest: cancelled, or the deadline passed
         self.unheard = False  # the same, but the work was done
 
@@ -103,6 +104,8 @@ class GrpcSource:
 
     def facts(self, span: ReadableSpan) -> Facts:
         """From the method's name and the status that the call has by now."""
+        # An abandoned stream's handler is closed by the garbage collector, so perhaps after the span.
+        self.interrupted = self.interrupted or (span.end_time is not None and not self.ended)
         status = self._status(span)
         facts = grpc_facts(self._method, status=status, details=self._details(), read=self._reads)
         if self.interrupted and status == _CANCELLED:

@@ -138,7 +138,7 @@ class _Watch:
     def end(self, *, unheard: bool = False) -> None:
         """*unheard*: the call was over before the work was, which gRPC lets go on in a thread."""
         if self._source is not None:
-            self._source.unheard = unheard
+            self._source.ended, self._source.unheard = True, unheard
             respond(self._span)
 
 
