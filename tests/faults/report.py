@@ -38,7 +38,7 @@ This page is made by `make test-faults-services`; its figures are of one run of 
 `opentelemetry-instrument` with every trace unsampled, three clients order from it without a pause and note each response
 that they have read to its end (of a Celery task: its result), and its processes are ended twice while the collector
 is up, twice while it is down, and twice while it is killed and started again and again. What ends is started again at
-once, as by a service manager, and what hangs for ten seconds as well. Where work is done by child processes, every second
+once, as by a service manager, and what hangs for 40 s as well. Where work is done by child processes, every second
 SIGKILL hits one of them, the others all processes at once. In the end, when nothing waits on the services' disks, the store is asked in SQL:
 
 - **acknowledged**: responses that a client saw. **stored**: rows. There may be more of them: an action whose response was

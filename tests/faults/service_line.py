@@ -32,7 +32,7 @@ HERE = Path(__file__).parent / "services"
 BIN = Path(sys.executable).parent
 CLIENTS = 3
 RECYCLE_AFTER = 25  # requests of one worker
-STUCK_S = 10.0  # a pool may hang when one of its workers was killed with a lock in its hands
+STUCK_S = 40.0  # a pool may hang when one of its workers was killed with a lock in its hands
 _UNSEEN_S = 3.0  # a task whose result does not come was lost with its worker
 
 
@@ -214,7 +214,7 @@ class Service:
         self.phase = ""
         self.starts = 0
         self.failure: BaseException | None = None
-        self._over = threading.Event()
+        self._over, self._enough = threading.Event(), threading.Event()
         self._numbers = itertools.count(1)
         self._lock = threading.Lock()
 
@@ -245,20 +245,22 @@ class Service:
 
     def __enter__(self) -> Self:
         self.process = self._start()
-        self._threads = [threading.Thread(target=self._keep)]
-        self._threads += [threading.Thread(target=self._order) for _ in range(CLIENTS)]
-        for thread in self._threads:
+        self._keeper = threading.Thread(target=self._keep)
+        self._clients = [threading.Thread(target=self._order) for _ in range(CLIENTS)]
+        for thread in (self._keeper, *self._clients):
             thread.start()
         return self
 
     def stop_clients(self) -> None:
-        """No more requests, and no more replacements."""
-        self._over.set()
-        for thread in self._threads:
+        """No more requests."""
+        self._enough.set()
+        for thread in self._clients:
             thread.join()
 
     def __exit__(self, *_: object) -> None:
         self.stop_clients()
+        self._over.set()
+        self._keeper.join()
         self._kill_all()
         self.process.wait()
 
@@ -271,13 +273,13 @@ class Service:
     def _order(self) -> None:
         client = CLIENT_KINDS[self.server.client](self)
         try:
-            while not self._over.is_set():
+            while not self._enough.is_set():
                 with contextlib.suppress(Unseen):
                     found = client.order(f"o{next(self._numbers)}")
                     with self._lock:
                         self.seen.setdefault(self.phase, set()).add(found)
                     continue
-                self._over.wait(0.02)
+                self._enough.wait(0.02)
         except BaseException as error:  # noqa: BLE001 - told to whoever waits
             self.failure = error
         finally:
@@ -303,7 +305,7 @@ class Service:
             return count >= enough
 
         try:
-            wait_until(reached, limit_s=60, what=f"{responses} more responses")
+            wait_until(reached, limit_s=200, what=f"{responses} more responses")
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log[-3000:]}") from None
 
