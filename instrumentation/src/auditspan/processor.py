@@ -12,6 +12,7 @@ here survives in the record unless the application itself may have set it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
@@ -90,12 +91,10 @@ class AuditSpanProcessor(SpanProcessor):
         self._encoder = SpanEncoder()
         self._warned = False
         self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
-        self._open_tally: Any = getattr(
-            sink, "open_tally", None
-        )  # a sink that can't count gets everything in full
-        self._unused: list[
-            tuple[AnyValue, AnyValue]
-        ] = []  # numbers that nothing came of, which would look like a loss
+        # A sink that can't count gets everything in full.
+        self._open_tally: Any = getattr(sink, "open_tally", None)
+        # Streams and their numbers that nothing came of: left out, they would look like losses.
+        self._unused: list[tuple[AnyValue, AnyValue]] = []
         self._counters: dict[str, Iterator[int]] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
@@ -400,11 +399,12 @@ class AuditSpanProcessor(SpanProcessor):
     def _number(self, attributes: dict[str, AnyValue]) -> None:
         stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
-        while self._unused:
-            of, number = self._unused.pop()
-            if of == stream:
-                attributes[names.SEQUENCE_NUMBER] = number
-                return
+        if self._unused:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                of, number = self._unused.pop()
+                if of == stream:
+                    attributes[names.SEQUENCE_NUMBER] = number
+                    return
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
         attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
 

@@ -63,7 +63,7 @@ def test_the_spool_s_format_is_the_one_in_use():
     assert f"1 to {frames.MAX_PAYLOAD_BYTES >> 20} MiB" in DELIVERY
     for suffix in (files.SUFFIX, files.ACK_SUFFIX, files.BAD_SUFFIX):
         assert f"-000001{suffix} " in DELIVERY
-    assert f"-000002{files.COUNT_SUFFIX} " in DELIVERY
+    assert f"-c000001{files.COUNT_SUFFIX} " in DELIVERY
     assert f"| {settings.DEFAULT_SPOOL_MAX_BYTES} |" in DELIVERY
     assert f"`{settings.FLOOD_FULL}` | {settings.DEFAULT_FLOOD_FULL} |" in DELIVERY
     assert f"`{settings.FLOOD_INTERVAL_S}` | {settings.DEFAULT_FLOOD_INTERVAL_S:g} |" in DELIVERY

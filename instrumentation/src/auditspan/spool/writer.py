@@ -96,6 +96,7 @@ class Spool:
         self._used_bytes = 0  # of the folder, as of the last look plus what was written since
         self._bad_bytes = 0  # the same of what was set aside
         self._next_try = 0.0
+        self._tallies = 0
         self._room = Room(self._clock)
         self._busy = False
         self._deferred: deque[bytes] = deque()
@@ -120,8 +121,9 @@ class Spool:
         """Write one record; on True it survives this process, with ``sync`` power loss too. Never raises.
 
         False means that it is not kept, which is counted: the spool is full (and got no room in LOCK_WAIT_S), its
-        folder can't be written, or the payload is too large. When another thread is writing for longer than LOCK_WAIT_S (a hanging disk, a
-        process starved of CPU), the record is left to that thread, and True means that it is in memory.
+        folder can't be written, or the payload is too large. When another thread is writing for longer than
+        LOCK_WAIT_S (a hanging disk, a process starved of CPU), the record is left to that thread, and True means that
+        it is in memory.
         """
         if self._pid != os.getpid():  # forked by something that runs no Python hooks
             self.after_fork()
@@ -157,8 +159,8 @@ class Spool:
     def open_tally(self, pieces: Pieces) -> Tally:
         """A record that counts until it is closed, and is then appended by ``check``. Raises OSError."""
         with self._lock:  # a fork must not copy the descriptor before it is noted
-            self._number += 1
-            name = f"{self.stream_id}-{self._number:06d}{tally.SUFFIX}"
+            self._tallies += 1
+            name = f"{self.stream_id}-c{self._tallies:06d}{tally.SUFFIX}"
             return Tally.create(prepare(self.folder) / name, pieces, sync=self.sync)
 
     def _is_full(self, size: int) -> bool:
