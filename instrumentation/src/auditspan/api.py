@@ -173,9 +173,10 @@ class record:  # noqa: N801 - used like a function: with record("EXPORT") as it
         try:
             self._span = processor.tracer.start_span(
                 f"{text(self._said['action'])} {text(self._said['target_type'])}".strip(),
-                # Keeps the span recording when ordinary sampling drops it; on the ordinary copy it says that the
-                # record comes by the spool.
-                attributes={names.DELIVERY: names.DELIVERY_SPOOL},
+                # The one or the other keeps the span recording when ordinary sampling drops it. On the ordinary copy,
+                # the attribute says that the record comes by the spool.
+                context=None if processor.span_attributes else context.kept(),
+                attributes={names.DELIVERY: names.DELIVERY_SPOOL} if processor.span_attributes else None,
             )
             self._state = processor.begin_record(self._span)
             _say(self._state, **self._said)

@@ -19,6 +19,7 @@ ACTOR_ORIGIN: Final = "audit.actor.origin"  # string; one of ORIGINS: how we kno
 ACTOR_SESSION: Final = "audit.actor.session_id"  # string; the session, hashed
 ACTOR_AUTH_METHOD: Final = "audit.actor.auth_method"  # string; how they authenticated
 ACTOR_DELEGATE: Final = "audit.actor.delegate"  # string; who acts for them
+ACTOR_KEY_ID: Final = "audit.actor.key_id"  # string; the key of a pseudonym in ACTOR_ID; no column of its own
 
 ACTION: Final = "audit.action"  # string; one of ACTIONS or the application's own upper-case verb
 OUTCOME: Final = "audit.outcome"  # string; one of OUTCOMES
@@ -31,6 +32,8 @@ PARENT_SPAN_ID: Final = "audit.parent.span_id"  # string, 16 hex digits; nearest
 SEQUENCE_STREAM: Final = "audit.sequence.stream_id"  # string; this process's emitter
 SEQUENCE_NUMBER: Final = "audit.sequence.number"  # int, from 1; a gap is a lost record
 SCHEMA_VERSION: Final = "audit.schema.version"  # string
+# string; the trusted proxy at the other end of the connection, where client.address is who it spoke for
+PROXY_ADDRESS: Final = "audit.proxy.address"
 DELIVERY: Final = "audit.delivery"  # string; DELIVERY_SPOOL on the ordinary copy of a spooled record
 
 SCHEMA_VERSION_VALUE: Final = "1"

@@ -20,6 +20,7 @@ from opentelemetry.util._importlib_metadata import entry_points
 
 from auditspan import context, settings
 from auditspan.api import PROCESSOR
+from auditspan.policy import Policy
 from auditspan.processor import AuditSpanProcessor
 from auditspan.sampler import AuditSampler
 
@@ -83,9 +84,11 @@ def _start() -> None:
     hook_instrumentors(_extractors())
 
 
-def install(provider: TracerProvider, chosen: Settings, sink: Sink) -> AuditSpanProcessor:
-    """Let the spans of *provider* become records in *sink*, whatever its sampler drops."""
-    processor = AuditSpanProcessor(chosen, sink)
+def install(
+    provider: TracerProvider, chosen: Settings, sink: Sink, policy: Policy | None = None
+) -> AuditSpanProcessor:
+    """Let the spans of *provider* become records in *sink*, whatever its sampler drops; *policy* is that of *chosen*."""
+    processor = AuditSpanProcessor(chosen, sink, policy or Policy.of(chosen))
     sampler = AuditSampler(provider.sampler)
     provider.sampler = sampler
     # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own

@@ -23,13 +23,17 @@ from opentelemetry import trace
 from auditspan import attributes as names
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.util.types import AnyValue
 
+    from auditspan.pseudonyms import ActorNames
+    from auditspan.rules import Rule
+
 _UPSTREAM = otel_context.create_key("auditspan-upstream")
+_KEPT = otel_context.create_key("auditspan-kept")
 _STATE = otel_context.create_key("auditspan-state")
 _ANNOUNCED: Final[ContextVar[Announced | None]] = ContextVar("auditspan-announced", default=None)
 _SLOT: Final = "_auditspan"  # attribute of an SDK span object
@@ -85,6 +89,10 @@ class Source(Protocol):
     """One request in the eyes of its framework; an extractor puts it on the entry span's state.
 
     It may have a method ``address() -> str`` besides: the other end of the connection, for spans too full to tell.
+
+    It may have more, for what rules name: ``header(name)``, the values of a request header (or an RPC's metadata) in
+    their order; ``query()``, the URL's query as it was sent; ``parameter(name)``, a path parameter or, of an RPC, a
+    field of the request, None where there is none.
     """
 
     def actor(self) -> Actor | None:
@@ -111,6 +119,10 @@ class Emitter(Protocol):
     def is_read_method(self) -> Callable[[str], bool]:
         """Whether the RPC ``/package.Service/Method`` changes nothing."""
 
+    @property
+    def actors(self) -> ActorNames:
+        """How actors are called in what leaves this process."""
+
     def responding(self, span: Span, state: AuditedSpan) -> None:
         """The response to *span*'s request is about to start; never raises."""
 
@@ -128,8 +140,8 @@ class AuditedSpan:
     that it waits for the end of the response, which comes after that of the span.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
-    them counts; *shown* are the attributes that its ordinary span got, *before* all that it had then, *told* those of the record with what they were
-    made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
+    *before* all that it had then, *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
@@ -153,6 +165,7 @@ class AuditedSpan:
     target_type: str = ""
     target_id: str = ""
     record_id: str = ""
+    rule: Rule | None = None
     shown: Mapping[str, AnyValue] = field(default_factory=dict)
     before: Mapping[str, AnyValue] = field(default_factory=dict)
     told: tuple[Facts, Actor | None, Mapping[str, AnyValue]] | None = None
@@ -167,22 +180,35 @@ class AuditedSpan:
     def effective_actor(self) -> Actor:
         """Who acts here: the application's word, the framework's, the signed upstream's, in this order.
 
-        A service that authenticated itself and relays a user is that user's delegate. Never raises.
+        A service that authenticated itself and relays a user is that user's delegate. The names are those that may
+        leave this process. Never raises.
         """
+        actors = self.emitter.actors if self.emitter is not None else None
         said = self.actor
         if said is not None:
-            return said
+            return actors.known_here(said) if actors is not None else said
         framework = self._from_framework()
         named = framework is not None and framework.id != names.ANONYMOUS
+        if framework is not None and actors is not None:
+            framework = actors.known_here(framework)
         if framework is not None and named and framework.type == "user":
             return framework
         asserted = self.upstream.actor
         if asserted is not None:
-            relay = framework.id if framework is not None and named else self.upstream.service
+            asserted = actors.asserted(asserted) if actors is not None else asserted
+            relay = framework.id if framework is not None and named else ""
+            relay = relay or self.upstream.service
             return replace(asserted, origin=names.ASSERTED, delegate=asserted.delegate or relay)
         if self.parent is not None:
             return self.parent.effective_actor()
         return framework or Actor(names.UNKNOWN, origin=names.UNVERIFIED)
+
+    def named(self) -> Iterator[Actor | None]:
+        """Everybody who was named in this span or around it, as they were named here."""
+        state: AuditedSpan | None = self
+        while state is not None:
+            yield from (state.actor, state._from_framework(), state.upstream.actor)  # noqa: SLF001 - one class
+            state = state.parent
 
     def parent_record(self) -> str:
         """Span id (16 hex digits, or empty) of the nearest record around this span, also across services."""
@@ -217,6 +243,16 @@ def with_upstream(value: Upstream, context: Context | None = None) -> Context:
 def with_state(state: AuditedSpan, context: Context | None = None) -> Context:
     """*context* with *state* as the audited span that code runs in."""
     return otel_context.set_value(_STATE, state, context)
+
+
+def kept() -> Context:
+    """The current context, for the start of a span that is recorded whatever ordinary sampling says."""
+    return otel_context.set_value(_KEPT, True)
+
+
+def is_kept(context: Context | None) -> bool:
+    """Whether a span that starts in *context* is recorded in any case."""
+    return context is not None and otel_context.get_value(_KEPT, context) is True
 
 
 def current(context: Context | None = None) -> AuditedSpan | None:

@@ -32,6 +32,9 @@ from auditspan import context, losses
 from auditspan.context import AuditedSpan, Facts, Upstream
 from auditspan.facts import ReadMethods, glob, may_change, span_facts
 from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
+from auditspan.policy import Policy
+from auditspan.pseudonyms import key_id
+from auditspan.rules import AUDIT, SKIP
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AnyValue, Attributes
 
     from auditspan.flood import Counter
+    from auditspan.pseudonyms import ActorNames
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -82,9 +86,11 @@ class Sink(Protocol):
 class AuditSpanProcessor(SpanProcessor):
     """Turns spans into records in *sink*."""
 
-    def __init__(self, settings: Settings, sink: Sink) -> None:
+    def __init__(self, settings: Settings, sink: Sink, policy: Policy | None = None) -> None:
         self._sink = sink
-        self._span_attributes = settings.span_attributes
+        self._policy = policy or Policy()
+        self.actors: Final[ActorNames] = self._policy.actors
+        self.span_attributes: Final = settings.span_attributes
         self._reads = tuple(glob(pattern) for pattern in settings.reads)
         self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
@@ -155,7 +161,7 @@ class AuditSpanProcessor(SpanProcessor):
                     span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
                 return
             state.certain = True
-            if self._span_attributes and span.context is not None and span.context.trace_flags.sampled:
+            if self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
                 state.before = attributes
                 state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
                 span.set_attributes(state.shown)
@@ -223,7 +229,9 @@ class AuditSpanProcessor(SpanProcessor):
         carried = _carried(parent_context)
         state = self._state(span, entry=True, parent=inside, upstream=upstream, carried=carried)
         attributes = _copy(span.attributes)
-        state.certain = span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
+        state.certain = self._policy.rules.promises(
+            attributes, default=span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
+        )
         if _tagged(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
         context.live.add(state)
@@ -278,7 +286,7 @@ class AuditSpanProcessor(SpanProcessor):
                 attributes = _refilled(state, attributes)
             if facts.outcome == names.DENIED and self._folds(state, facts, span, attributes, end_time_ns):
                 return
-            self._complete(state, facts, attributes)
+            span = self._complete(state, facts, span, attributes)
             self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
 
     def _folds(
@@ -295,7 +303,7 @@ class AuditSpanProcessor(SpanProcessor):
         actor = state.effective_actor()
         if not is_nobody(actor.id, actor.origin):
             return False
-        address = address_in(attributes, _ADDRESSES)
+        address = self._policy.client(state, attributes)
         route = "" if facts.unrouted else facts.route
         key = Key(facts.action, route, address, state.upstream.rejected)
         return self.flood.takes(key, end_time_ns, partial(self._begin_count, state, facts, span, attributes))
@@ -313,7 +321,7 @@ class AuditSpanProcessor(SpanProcessor):
             name: value for name, value in attributes.items() if key.address != ANY or name not in _ADDRESSES
         }
         facts = Facts("EXECUTE", names.DENIED) if key.route == ANY else replace(facts, target_id="")
-        self._complete(state, facts, told)
+        span = self._complete(state, facts, span, told)
         try:
             counter: Counter = self._open_tally(self._encoder.pieces(span, told))
         except OSError:
@@ -322,21 +330,22 @@ class AuditSpanProcessor(SpanProcessor):
         return counter
 
     def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
-        """What is known of *span*: the application's word first, then what it set by hand, then the framework's."""
+        """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
         found = self._facts(state, span)
         if _tagged(attributes):
             said = self._said(attributes, state.shown, state.carried | _carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
-        outcome = state.outcome or found.outcome
+        ruled = self._policy.apply(state, found, attributes)
+        outcome = state.outcome or ruled.outcome
         return Facts(
-            action=(state.action or found.action or "EXECUTE").upper(),
+            action=(state.action or ruled.action or "EXECUTE").upper(),
             outcome=outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
-            reason=state.reason or found.reason,
-            target_type=state.target_type or found.target_type,
-            target_id=state.target_id or found.target_id,
-            route=found.route,
-            changes=found.changes,
-            unrouted=found.unrouted,
+            reason=state.reason or ruled.reason,
+            target_type=state.target_type or ruled.target_type,
+            target_id=state.target_id or ruled.target_id,
+            route=ruled.route,
+            changes=ruled.changes,
+            unrouted=ruled.unrouted,
         )
 
     @staticmethod
@@ -357,9 +366,13 @@ class AuditSpanProcessor(SpanProcessor):
         return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
 
     def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
+        do = state.rule.do if state.rule is not None else ""
+        if do == SKIP:
+            return state.wanted
         return (
             state.wanted
             or state.certain
+            or do == AUDIT
             or facts.changes
             or (facts.outcome == names.DENIED and state.entry)
             or any(pattern.fullmatch(facts.route) for pattern in self._reads)
@@ -385,16 +398,20 @@ class AuditSpanProcessor(SpanProcessor):
             and not (key in shown and shown[key] == value)
         }
 
-    def _complete(self, state: AuditedSpan, facts: Facts, attributes: dict[str, AnyValue]) -> None:
-        """Make *attributes* of a span those of its record: nobody else's of ours, and ours last."""
+    def _complete(
+        self, state: AuditedSpan, facts: Facts, span: ReadableSpan, attributes: dict[str, AnyValue]
+    ) -> ReadableSpan:
+        """Make *attributes* of *span* those of its record: nobody else's of ours, and ours last. The rest of the record."""
         foreign = [key for key in attributes if key.startswith(names.PREFIX)]
         if foreign:
             carried = state.carried | _carried()
             for key in foreign:
                 if key in _OURS or key in carried:
                     del attributes[key]
+        span = self._policy.limit(state, span, attributes)
         attributes |= self._own(state, facts)
         self._number(attributes)
+        return span
 
     def _number(self, attributes: dict[str, AnyValue]) -> None:
         stream = self._sink.stream_id  # another one in a forked child
@@ -408,8 +425,7 @@ class AuditSpanProcessor(SpanProcessor):
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
         attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
 
-    @staticmethod
-    def _own(state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
+    def _own(self, state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
         # Asked for when the response starts and when it ends; in between, little changes.
         if state.told is not None and state.told[:2] == (facts, state.actor):
             return state.told[2]
@@ -422,15 +438,16 @@ class AuditSpanProcessor(SpanProcessor):
             names.ACTOR_SESSION: actor.session,
             names.ACTOR_AUTH_METHOD: actor.auth_method,
             names.ACTOR_DELEGATE: actor.delegate,
-            names.REASON: facts.reason,
+            names.ACTOR_ID: actor.id,
+            names.ACTOR_KEY_ID: key_id(actor.id),
+            names.REASON: self._policy.without_people(state, facts.reason),
             names.TARGET_TYPE: facts.target_type,
-            names.TARGET_ID: facts.target_id,
+            names.TARGET_ID: self._policy.without_people(state, facts.target_id),
             names.CONTEXT_REJECTED: state.upstream.rejected,
         }
         own: dict[str, AnyValue] = {
             names.SCHEMA_VERSION: names.SCHEMA_VERSION_VALUE,
             names.RECORD_ID: state.record_id,
-            names.ACTOR_ID: actor.id,
             names.ACTOR_ORIGIN: actor.origin,
             names.ACTION: facts.action,
             names.OUTCOME: facts.outcome,

@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
+from auditspan.context import is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,7 +48,11 @@ class AuditSampler(Sampler):
         )
         if result.decision is not Decision.DROP:
             return result
-        if kind in _KEPT_KINDS or (attributes and any(key.startswith(names.PREFIX) for key in attributes)):
+        if (
+            kind in _KEPT_KINDS
+            or (attributes and any(key.startswith(names.PREFIX) for key in attributes))
+            or is_kept(parent_context)
+        ):
             return SamplingResult(Decision.RECORD_ONLY, attributes, result.trace_state)
         return result
 

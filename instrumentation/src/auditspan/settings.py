@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote, urlsplit
 
+from auditspan import proxies, pseudonyms
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -31,6 +33,12 @@ GRPC_READ_METHODS: Final = "OTEL_AUDITSPAN_GRPC_READ_METHODS"
 SPAN_ATTRIBUTES: Final = "OTEL_AUDITSPAN_SPAN_ATTRIBUTES"
 FLOOD_FULL: Final = "OTEL_AUDITSPAN_FLOOD_FULL"
 FLOOD_INTERVAL_S: Final = "OTEL_AUDITSPAN_FLOOD_INTERVAL_S"
+RULES: Final = "OTEL_AUDITSPAN_RULES"
+ACTOR: Final = "OTEL_AUDITSPAN_ACTOR"
+ACTOR_KEY_FILE: Final = "OTEL_AUDITSPAN_ACTOR_KEY_FILE"
+ACTOR_KEY: Final = "OTEL_AUDITSPAN_ACTOR_KEY"
+TRUSTED_PROXIES: Final = "OTEL_AUDITSPAN_TRUSTED_PROXIES"
+FORWARDED_HEADER: Final = "OTEL_AUDITSPAN_FORWARDED_HEADER"
 CONTEXT_KEYS_FILE: Final = "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE"
 CONTEXT_DESTINATIONS: Final = "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS"
 CONTEXT_TTL_S: Final = "OTEL_AUDITSPAN_CONTEXT_TTL_S"
@@ -50,6 +58,12 @@ VARIABLES: Final = (
     SPAN_ATTRIBUTES,
     FLOOD_FULL,
     FLOOD_INTERVAL_S,
+    RULES,
+    ACTOR,
+    ACTOR_KEY_FILE,
+    ACTOR_KEY,
+    TRUSTED_PROXIES,
+    FORWARDED_HEADER,
     CONTEXT_KEYS_FILE,
     CONTEXT_DESTINATIONS,
     CONTEXT_TTL_S,
@@ -95,6 +109,9 @@ class Settings:
     too; *grpc_read_methods* method names or ``/service/method`` patterns that change nothing. *headers* are sent
     to the collector only. *flood_full* denied requests of nobody are recorded in full per route, address and
     *flood_interval_s*; 0 for the latter folds none. *context_ttl_s* is how long a signed ``audit-context`` is believed.
+    to the collector only. *actor* says how actors are named (raw, hmac, off), *actor_key* is the content of a keys file
+    and counts where *actor_key_file* is None. *trusted_proxies* are addresses and networks, *forwarded_header* is the
+    header that they write, empty for whichever is there. *context_ttl_s* is how long a signed ``audit-context`` is believed.
     """
 
     disabled: bool = False
@@ -110,6 +127,12 @@ class Settings:
     span_attributes: bool = True
     flood_full: int = DEFAULT_FLOOD_FULL
     flood_interval_s: float = DEFAULT_FLOOD_INTERVAL_S
+    rules_file: Path | None = None
+    actor: str = pseudonyms.RAW
+    actor_key_file: Path | None = None
+    actor_key: str = field(default="", repr=False)
+    trusted_proxies: tuple[str, ...] = ()
+    forwarded_header: str = ""
     context_keys_file: Path | None = None
     context_destinations: tuple[str, ...] = ()
     context_ttl_s: float = DEFAULT_CONTEXT_TTL_S
@@ -153,6 +176,15 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
         ),
         flood_interval_s=reader.number(
             FLOOD_INTERVAL_S, DEFAULT_FLOOD_INTERVAL_S, float, 0.0, "seconds; 0 folds nothing"
+        ),
+        rules_file=reader.path(RULES),
+        # Whoever sets it wants less than names: a word that is not known must not mean all of them.
+        actor=reader.word(ACTOR, pseudonyms.MODES, unset=pseudonyms.RAW, wrong=pseudonyms.OFF),
+        actor_key_file=reader.path(ACTOR_KEY_FILE),
+        actor_key=reader.text(ACTOR_KEY),
+        trusted_proxies=reader.patterns(TRUSTED_PROXIES),
+        forwarded_header=reader.word(
+            FORWARDED_HEADER, proxies.HEADERS, unset="", wrong=proxies.X_FORWARDED_FOR
         ),
         context_keys_file=Path(keys_file).expanduser() if keys_file else None,
         context_destinations=reader.patterns(CONTEXT_DESTINATIONS),
@@ -242,6 +274,17 @@ class _Reader:
         elif fallback and self.text(fallback) in (GRPC, HTTP_PROTOBUF):
             return self.text(fallback)
         return default
+
+    def path(self, name: str) -> Path | None:
+        word = self.text(name)
+        return Path(word).expanduser() if word else None
+
+    def word(self, name: str, allowed: tuple[str, ...], *, unset: str, wrong: str) -> str:
+        word = self.text(name).lower()
+        if not word or word in allowed:
+            return word or unset
+        self._wrong(name, word, " or ".join(allowed), wrong)
+        return wrong
 
     def headers(self, name: str) -> tuple[tuple[str, str], ...]:
         found: dict[str, str] = {}

@@ -23,7 +23,7 @@ from auditspan.extractors import (
     text,
     texts,
 )
-from auditspan.facts import http_facts, http_status
+from auditspan.facts import http_facts, http_status, match_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
@@ -72,6 +72,7 @@ class AsgiSource:
         self.denied = ""  # why authentication failed
         self.complete = False  # the last of the response is on its way
         self.gone = False  # the client disconnected before that
+        self._matched = ""
 
     def actor(self) -> Actor | None:
         """The user that the authentication middleware put into the scope."""
@@ -106,11 +107,12 @@ class AsgiSource:
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, route, path parameters and status."""
         scope = self._scope
+        self._matched = self._route(span)
         if scope.get("type") != "http":
-            return Facts(route=self._route(span) or self._path, outcome=names.DENIED if self.denied else "")
+            return Facts(route=self._matched or self._path, outcome=names.DENIED if self.denied else "")
         facts = http_facts(
             str(scope.get("method", "")),
-            self._route(span),
+            self._matched,
             self._path,
             status=self.status or http_status(span),
             parameters=scope.get("path_params"),
@@ -134,6 +136,23 @@ class AsgiSource:
         if self.status:
             return "the response was cut short"
         return "" if raised else "cancelled before there was a response"
+
+    def header(self, name: str) -> list[str]:
+        """The values of a request header."""
+        wanted = name.encode("latin-1")
+        headers = self._scope.get("headers", ())
+        return [value.decode("latin-1") for key, value in headers if key.lower() == wanted]
+
+    def query(self) -> str:
+        """The URL's query as it was sent."""
+        return bytes(self._scope.get("query_string", b"")).decode("latin-1")
+
+    def parameter(self, name: str) -> object:
+        """A path parameter, also of a request that was refused before it was routed."""
+        parameters = self._scope.get("path_params")
+        if parameters is None:
+            parameters = match_path(self._matched, self._path)
+        return parameters.get(name)
 
     def _route(self, span: ReadableSpan) -> str:
         scope = self._scope

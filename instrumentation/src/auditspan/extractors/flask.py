@@ -100,6 +100,19 @@ class FlaskSource:
             return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
         return facts
 
+    def header(self, name: str) -> list[str]:
+        """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
+        value = self._request.environ.get("HTTP_" + name.upper().replace("-", "_"))
+        return [value] if isinstance(value, str) else []
+
+    def query(self) -> str:
+        """The URL's query as it was sent."""
+        return str(self._request.environ.get("QUERY_STRING", ""))
+
+    def parameter(self, name: str) -> object:
+        """An argument of the view."""
+        return (self._request.view_args or {}).get(name)
+
     def _named(self, user: Any) -> Actor | None:
         authenticated = getattr(user, "is_authenticated", bool(user))
         if callable(authenticated):

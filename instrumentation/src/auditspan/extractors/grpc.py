@@ -91,6 +91,7 @@ class GrpcSource:
         self.ended = False  # the handler
         self.interrupted = False  # nobody wanted the rest: cancelled, or the deadline passed
         self.unheard = False  # the same, but the work was done
+        self.request: Any = None  # the message, of a method that takes one
 
     def actor(self) -> Actor | None:
         """Whom the application announced before the span began, else the service named in the peer's certificate."""
@@ -113,6 +114,18 @@ class GrpcSource:
         if self.unheard and status == 0:
             return replace(facts, reason="done, though the client had cancelled or its deadline had passed")
         return facts
+
+    def header(self, name: str) -> list[str]:
+        """The values of a metadata key, but for binary ones."""
+        metadata = self._context.invocation_metadata() or ()
+        return [value for key, value in metadata if key.lower() == name and isinstance(value, str)]
+
+    def parameter(self, name: str) -> object:
+        """A field of the request's message; ``card.number`` of the message in it."""
+        value = self.request
+        for step in name.split("."):
+            value = getattr(value, step, None)
+        return value
 
     def _status(self, span: ReadableSpan) -> int:
         code = self._context.code()

@@ -40,7 +40,7 @@ class AuditServerInterceptor(_ServerInterceptor):
 
         def unary(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
             def call(request: Any, servicer_context: Any) -> Any:
-                watch = _Watch(servicer_context, method, announced)
+                watch = _Watch(servicer_context, method, announced, request)
                 try:
                     return behaviour(request, servicer_context)
                 except BaseException as error:
@@ -53,7 +53,7 @@ class AuditServerInterceptor(_ServerInterceptor):
 
         def stream(behaviour: Callable[[Any, Any], Iterator[Any]]) -> Callable[[Any, Any], Iterator[Any]]:
             def call(request: Any, servicer_context: Any) -> Iterator[Any]:
-                watch = _Watch(servicer_context, method, announced)
+                watch = _Watch(servicer_context, method, announced, request)
                 try:
                     yield from behaviour(request, servicer_context)
                 except BaseException as error:
@@ -82,7 +82,7 @@ class AuditAioServerInterceptor(_AioServerInterceptor):
 
         def unary(behaviour: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:
             async def call(request: Any, servicer_context: Any) -> Any:
-                watch = _Watch(servicer_context, method, announced)
+                watch = _Watch(servicer_context, method, announced, request)
                 try:
                     return await behaviour(request, servicer_context)
                 except BaseException as error:
@@ -95,7 +95,7 @@ class AuditAioServerInterceptor(_AioServerInterceptor):
 
         def stream(behaviour: Callable[[Any, Any], Any]) -> Callable[[Any, Any], AsyncIterator[Any]]:
             async def call(request: Any, servicer_context: Any) -> AsyncIterator[Any]:
-                watch = _Watch(servicer_context, method, announced)
+                watch = _Watch(servicer_context, method, announced, request)
                 try:
                     responses = behaviour(request, servicer_context)
                     if hasattr(responses, "__aiter__"):
@@ -117,16 +117,17 @@ class AuditAioServerInterceptor(_AioServerInterceptor):
 class _Watch:
     """One call, from where its span is current to its end. Never raises."""
 
-    def __init__(self, servicer_context: Any, method: str, announced: Announced) -> None:
+    def __init__(self, servicer_context: Any, method: str, announced: Announced, request: Any) -> None:
         self._span = trace.get_current_span()
         self._source: GrpcSource | None = None
-        guard(self._begin)(servicer_context, method, announced)
+        guard(self._begin)(servicer_context, method, announced, request)
 
-    def _begin(self, servicer_context: Any, method: str, announced: Announced) -> None:
+    def _begin(self, servicer_context: Any, method: str, announced: Announced, request: Any) -> None:
         state = context.of_span(self._span)
         if state is not None and state.emitter is not None:
             reads = state.emitter.is_read_method(method)
             source = GrpcSource(servicer_context, method, announced, reads=reads)
+            source.request = request  # of a stream an iterator, which has no fields
             self._source = source if begin(self._span, source) is not None else None
 
     def raised(self, error: BaseException) -> None:

@@ -100,7 +100,7 @@ class AuditContextPropagator(TextMapPropagator):
         if state is None or self._tokens is None:
             return ""
         actor = state.effective_actor()
-        known = actor.origin != names.UNVERIFIED
+        known = bool(actor.id) and actor.origin != names.UNVERIFIED  # no id where the operator wants none
         return self._tokens.sign(
             Claims(
                 format_trace_id(state.trace_id),
