@@ -10,7 +10,7 @@ HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
 	transcode.py transcode.pxd sealing.py sealing.pxd native.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults bench lint fuzz asan format proto clean
+.PHONY: help setup demo test test-faults test-faults-services bench lint fuzz asan format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -43,7 +43,12 @@ test: $(COMPILED) ## Run all tests
 
 test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
 	@echo "==> Breaking things; some nine minutes on two busy cores"
-	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2
+	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults -m "long or not long" --numprocesses 2 \
+		--ignore tests/faults/test_faults_of_services.py
+
+test-faults-services: $(COMPILED) ## End services in every way, and write what came of it to docs/faults-of-services.md
+	@echo "==> Ending services; some ten minutes on two cores"
+	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults/test_faults_of_services.py -m long --numprocesses 2
 
 bench: $(COMPILED) ## Measure the collector and the store beside their peers, twenty minutes (QUICK=1: four; PEERS=0: without installing peers)
 	@$(BIN)/python -m bench --keep $(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(PEERS)),,--peers) $(SUITES)

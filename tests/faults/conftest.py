@@ -76,17 +76,21 @@ def judged(record_property):
 
 def pytest_terminal_summary(terminalreporter):
     reports = [*terminalreporter.stats.get("passed", []), *terminalreporter.stats.get("failed", [])]
-    # As the tests stand in their files, whichever process ran them.
-    rows = [
-        value
-        for each in sorted(reports, key=lambda each: each.location[:2])
-        for name, value in each.user_properties
-        if name == report.PROPERTY and each.when == "call"
-    ]
-    if not rows:
-        return
-    terminalreporter.section("faults")
-    for text in report.table(rows):
-        terminalreporter.write_line(text)
-    if folder := os.environ.get("AUDITSPAN_FAULTS_REPORT"):
-        report.write(Path(folder), rows)
+    for kind, title, write in (
+        (report.PROPERTY, "faults", report.write),
+        (report.SERVICES, "faults of services", report.write_services),
+    ):
+        # As the tests stand in their files, whichever process ran them.
+        rows = [
+            value
+            for each in sorted(reports, key=lambda each: each.location[:2])
+            for name, value in each.user_properties
+            if name == kind and each.when == "call"
+        ]
+        if not rows:
+            continue
+        terminalreporter.section(title)
+        for text in report.table(rows):
+            terminalreporter.write_line(text)
+        if folder := os.environ.get("AUDITSPAN_FAULTS_REPORT"):
+            write(Path(folder), rows)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from faults.verdict import Verdict
 
 PROPERTY = "fault"
+SERVICES = "fault-of-a-service"
 COLUMNS = ("fault", "acknowledged", "stored", "twice", "gaps", "missing", "verdict", "seen on the way")
 
 INTRODUCTION = """# What was broken, and what came of it
@@ -30,6 +31,27 @@ same request again until it is acknowledged. Then the store (ClickHouse's engine
   receipt names, that each leaf was computed anew in SQL from the stored columns, and that the ledger's root over those
   leaves is the one that the collector had sealed. Where part of that can't be, *seen on the way* says so.
 
+"""
+
+SERVICES_INTRODUCTION = """# What was done to services, and what came of it
+
+This page is made by `make test-faults-services`; its figures are of one run of it. Each server runs under
+`opentelemetry-instrument` with every trace unsampled, three clients order from it without a pause and note each response
+that they have read to its end (of a Celery task: its result), and its processes are ended twice while the collector
+is up, twice while it is down, and twice while it is killed and started again and again. What ends is started again at
+once, as by a service manager, and what hangs for 40 s as well. Where work is done by child processes, every second
+SIGKILL hits one of them, the others all processes at once. In the end, when nothing waits on the services' disks, the store is asked in SQL:
+
+- **acknowledged**: responses that a client saw. **stored**: rows. There may be more of them: an action whose response was
+  lost is recorded too.
+- **missing**: responses without a record. **twice**: rows more than requests.
+- **gaps**: sequence numbers that no row has. Where a process is killed in mid-request, one may be of a request that was
+  never answered.
+
+"""
+
+SERVICES_OUTRO = """
+The code is in `tests/faults/test_faults_of_services.py`; a short form of it is part of `make test`.
 """
 
 OUTRO = """
@@ -72,6 +94,18 @@ def table(rows: list[dict]) -> list[str]:
 
 def write(folder: Path, rows: list[dict]) -> None:
     """faults.md into *folder*, and faults.json where AUDITSPAN_FAULTS_JSON names a file."""
+    machine, today = _write(folder / "faults.md", INTRODUCTION, rows, OUTRO)
+    if file := os.environ.get("AUDITSPAN_FAULTS_JSON"):
+        content = {"date": today, "machine": machine, "faults": rows}
+        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def write_services(folder: Path, rows: list[dict]) -> None:
+    """faults-of-services.md into *folder*."""
+    _write(folder / "faults-of-services.md", SERVICES_INTRODUCTION, rows, SERVICES_OUTRO)
+
+
+def _write(page: Path, introduction: str, rows: list[dict], outro: str) -> tuple[str, str]:
     machine = (
         f"{os.cpu_count()} cores ({platform.machine()}), {platform.system()} {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}"
@@ -80,8 +114,6 @@ def write(folder: Path, rows: list[dict]) -> None:
     lines = [f"Run of {today}: {machine}.", "", f"| {' | '.join(COLUMNS)} |"]
     lines += [f"|{'|'.join('---:' if n in {1, 2, 3, 4, 5} else '---' for n in range(len(COLUMNS)))}|"]
     lines += [f"| {' | '.join(str(each[name]) for name in COLUMNS)} |" for each in rows]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "faults.md").write_text(INTRODUCTION + "\n".join(lines) + "\n" + OUTRO)
-    if file := os.environ.get("AUDITSPAN_FAULTS_JSON"):
-        content = {"date": today, "machine": machine, "faults": rows}
-        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(introduction + "\n".join(lines) + "\n" + outro)
+    return machine, today

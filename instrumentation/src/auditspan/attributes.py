@@ -43,6 +43,12 @@ DELIVERY_SPOOL: Final = "spool"
 # A string; docs/audit-context.md has the reasons.
 CONTEXT_REJECTED: Final = "audit.context.rejected"
 
+# int; how many denied requests of nobody this record stands for, from its start to its end; no column of its own.
+FOLDED_COUNT: Final = "audit.folded.count"
+LOST_COUNT: Final = (
+    "audit.lost.count"  # int; how many records the process could not keep; no column of its own
+)
+
 ANONYMOUS: Final = "anonymous"  # actor id: the framework says that it is nobody
 UNKNOWN: Final = "unknown"  # actor id and outcome: nobody can say
 

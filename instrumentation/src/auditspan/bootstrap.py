@@ -7,6 +7,7 @@ once in the log, and the service runs as if it were not there.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import logging
 import os
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from auditspan.processor import Sink
     from auditspan.propagation.counts import ContextCounts
     from auditspan.settings import Settings
+    from auditspan.spool import Spool
 
 _log = logging.getLogger(__name__)
 
@@ -104,7 +106,10 @@ def _start_with(provider: TracerProvider) -> None:
     excluded = [name for name in EXCLUDING if os.environ.get(name)]
     if excluded:
         _log.warning("Auditspan: requests that %s leaves out get no audit record", " and ".join(excluded))
-    processor = install(provider, chosen, _deliver(chosen))
+    sink = _deliver(chosen)
+    processor = install(provider, chosen, sink)
+    sink.on_check(processor.tend)
+    atexit.register(processor.finish_counting)  # later than delivery, so it comes before that stops
     _guarded("audit-context", lambda: _carry_context(chosen, service_name, processor.context_counts))
 
 
@@ -115,6 +120,8 @@ def install(
     processor = processor_of(provider, chosen, sink, policy)
     attach(provider, processor)
     setattr(provider, PROCESSOR, processor)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=processor.flood.after_fork)
     return processor
 
 
@@ -127,7 +134,7 @@ def processor_of(
     return processor
 
 
-def _deliver(chosen: Settings) -> Sink:
+def _deliver(chosen: Settings) -> Spool:
     """A spool on disk, with a thread that sends it to the collector."""
     from auditspan.shipper import Shipper, Target  # noqa: PLC0415 - not needed to import this module
     from auditspan.spool import Spool  # noqa: PLC0415 - as above

@@ -88,7 +88,7 @@ class Facts:
     """What a framework tells of one request; empty strings where it can't say.
 
     *changes* says whether the request may change something. *route* is the pattern that reads are asked for by:
-    ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``.
+    ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``; *unrouted* that no pattern matched, and it is the path.
     """
 
     action: str = ""
@@ -98,10 +98,13 @@ class Facts:
     target_id: str = ""
     route: str = ""
     changes: bool = False
+    unrouted: bool = False
 
 
 class Source(Protocol):
     """One request in the eyes of its framework; an extractor puts it on the entry span's state.
+
+    It may have a method ``address() -> str`` besides: the other end of the connection, for spans too full to tell.
 
     It may have more, for what rules name: ``header(name)``, the values of a request header (or an RPC's metadata) in
     their order; ``query()``, the URL's query as it was sent; ``parameter(name)``, a path parameter or, of an RPC, a
@@ -149,11 +152,12 @@ class AuditedSpan:
 
     Actor, action, outcome, reason and target are what the application said; *source* knows the rest. *wanted*
     means that the application asked for a record. *certain* means that there will be one, whatever the outcome;
-    *judged* that the outcome of the request has been looked at; *written* that the record is in the spool.
+    *judged* that the outcome of the request has been looked at; *written* that the record is in the spool; *held*
+    that it waits for the end of the response, which comes after that of the span.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
     them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
-    *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    *before* all that it had then, *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
     """
 
     span_id: str
@@ -169,6 +173,7 @@ class AuditedSpan:
     ended: bool = False
     judged: bool = False
     written: bool = False
+    held: bool = False
     actor: Actor | None = None
     action: str = ""
     outcome: str = ""
@@ -178,6 +183,7 @@ class AuditedSpan:
     record_id: str = ""
     rule: Rule | None = None
     shown: Mapping[str, AnyValue] = field(default_factory=dict)
+    before: Mapping[str, AnyValue] = field(default_factory=dict)
     told: tuple[Facts, Actor | None, Mapping[str, AnyValue]] | None = None
 
     def root(self) -> AuditedSpan:

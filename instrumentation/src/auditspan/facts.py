@@ -62,7 +62,8 @@ VERBS: Final = {
     **dict.fromkeys(("revoke", "unassign"), "REVOKE"),
 }
 _READING_VERBS: Final = frozenset({"LOGOUT", "EXPORT"})  # what a GET may be besides a READ
-_LOGIN_PAGES: Final = frozenset({"login", "signin", "sign-in", "log-in"})
+_LOGIN_PAGES: Final = frozenset({"login", "signin", "sign-in", "sign_in", "log-in", "log_in"})
+_PAGE_SUFFIX: Final = re.compile(r"\.(?:html?|php|aspx?|jsp|do)$")
 
 # {name}, {name:int} (Starlette) and <name>, <int:name>, <any(a,b):name> (Werkzeug).
 _PARAMETER: Final = re.compile(r"\{([^{}:]+)(?::[^{}]*)?\}|<(?:[^<>]*:)?([^<>:]+)>")
@@ -101,6 +102,7 @@ def http_facts(
         target_id=target_id,
         route=plain_route(route) or path,
         changes=method not in SAFE_METHODS,
+        unrouted=not route,
     )
 
 
@@ -278,8 +280,8 @@ def _http_outcome(status: int, action: str, location: str) -> tuple[str, str]:
     if status >= 400:
         return names.FAILURE, ""
     if 300 <= status < 400 and location and action not in ("LOGIN", "LOGOUT"):
-        page = location.partition("?")[0].rstrip("/").rpartition("/")[2].lower()
-        if page in _LOGIN_PAGES:
+        page = location.partition("?")[0].partition("#")[0].rstrip("/").rpartition("/")[2].lower()
+        if _PAGE_SUFFIX.sub("", page) in _LOGIN_PAGES:
             return names.DENIED, "redirected to the login page"
     return names.SUCCESS, ""
 

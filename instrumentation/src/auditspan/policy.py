@@ -66,6 +66,7 @@ class Policy:
             else found.target_id,
             route=found.route,
             changes=found.changes,
+            unrouted=found.unrouted,
         )
 
     def limit(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> ReadableSpan:
@@ -86,6 +87,15 @@ class Policy:
     def without_people(self, state: AuditedSpan, text: str) -> str:
         """*text* as it may be shown, without the names of those who act in *state*."""
         return self.actors.without(text, people_in(state.named())) if text and self.actors.hides else text
+
+    def client(self, state: AuditedSpan, attributes: dict[str, AnyValue]) -> str:
+        """Where the request came from, as its record will say; empty when nobody says."""
+        peer = next((str(attributes[key]) for key in _PEER if attributes.get(key)), "")
+        return (
+            self.proxies.client(peer, lambda name: _values(state.source, name)) or peer
+            if self.proxies
+            else peer
+        )
 
     def _look_behind(self, source: object, attributes: dict[str, AnyValue]) -> None:
         peer = next((str(attributes[key]) for key in _PEER if attributes.get(key)), "")

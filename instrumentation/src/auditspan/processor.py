@@ -12,12 +12,15 @@ here survives in the record unless the application itself may have set it.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import secrets
 import time
+from dataclasses import replace
+from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
@@ -25,10 +28,11 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
-from auditspan import context
+from auditspan import context, losses
 from auditspan.context import AuditedSpan, Facts, Upstream
 from auditspan.decisions import Decisions
 from auditspan.facts import may_change, span_facts
+from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
 from auditspan.policy import Policy
 from auditspan.propagation.counts import ContextCounts
 from auditspan.pseudonyms import key_id
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
     from opentelemetry.util.types import AnyValue, Attributes
 
+    from auditspan.flood import Counter
     from auditspan.pseudonyms import ActorNames
     from auditspan.settings import Settings
 
@@ -54,6 +59,11 @@ _is_ours: Final = re.compile(
 _MAX_OPEN_SPANS: Final = 65_536  # those that are never ended must not fill the memory
 
 _ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+
+# Where the collector finds the other end of the connection, in the order of its trust.
+_ADDRESSES: Final = (
+    *("network.peer.address", "net.sock.peer.addr", "net.peer.ip", "client.address", "http.client_ip"),
+)
 
 # What the application may say by hand on its span, in the words of the draft conventions, besides the functions.
 _SAYABLE: Final = frozenset({names.ACTION, names.OUTCOME, names.REASON, names.TARGET_TYPE, names.TARGET_ID})
@@ -68,6 +78,8 @@ class Sink(Protocol):
     @property
     def stream_id(self) -> str:
         """The emitter that this process is; another one in a forked child."""
+
+    # It may have ``open_tally(pieces: wire.Pieces) -> flood.Counter`` besides: a record that counts.
 
     def append(self, payload: bytes) -> bool:
         """Keep one ExportTraceServiceRequest; False when it could not be kept, and then it is counted there."""
@@ -87,6 +99,11 @@ class AuditSpanProcessor(SpanProcessor):
         self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
         self._encoder = SpanEncoder()
         self._warned = False
+        self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
+        # A sink that can't count gets everything in full.
+        self._open_tally: Any = getattr(sink, "open_tally", None)
+        # Streams and their numbers that nothing came of: left out, they would look like losses.
+        self._unused: list[tuple[AnyValue, AnyValue]] = []
         self._counters: dict[str, Iterator[int]] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
@@ -117,12 +134,14 @@ class AuditSpanProcessor(SpanProcessor):
         try:
             if state.entry or state.parent is None:
                 context.live.remove(state)
-            self._write(state, span, span.end_time or time.time_ns())
+            if not state.held:
+                self._write(state, span, span.end_time or time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
     def shutdown(self) -> None:
-        """Nothing waits here: what ended is in the spool."""
+        """Write what is counted; everything else that ended is in the spool."""
+        self.finish_counting()
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """True: what ended is in the spool."""
@@ -146,6 +165,7 @@ class AuditSpanProcessor(SpanProcessor):
                 return
             state.certain = True
             if self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
+                state.before = attributes
                 state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
                 span.set_attributes(state.shown)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -181,6 +201,34 @@ class AuditSpanProcessor(SpanProcessor):
         if around is None:
             context.live.add(state)
         return state
+
+    # -- the spool's side
+
+    def tend(self, lost: int, reason: str, since_ns: int) -> bool:
+        """Write counts whose interval is over, and that *lost* records could not be kept. Never raises.
+
+        False when that could not be written either.
+        """
+        try:
+            self.flood.tend()
+            return not lost or self._write_loss(lost, reason, since_ns)
+        except Exception:  # noqa: BLE001 - a defect of ours must not stop delivery
+            self._failed()
+            return True
+
+    def finish_counting(self) -> None:
+        """Write all counts: the process ends. Never raises."""
+        try:
+            self.flood.tend(everything=True)
+        except Exception:  # noqa: BLE001 - as above
+            self._failed()
+
+    def _write_loss(self, lost: int, reason: str, since_ns: int) -> bool:
+        now = time.time_ns()
+        span = losses.span_of(self.tracer, since_ns, now)
+        attributes = losses.attributes_of(uuid7(), self._sink.stream_id, lost, reason)
+        self._number(attributes)
+        return self._sink.append(self._encoder.encode(span, attributes, now))
 
     # -- inside
 
@@ -252,8 +300,52 @@ class AuditSpanProcessor(SpanProcessor):
         facts = self._settled(state, span, attributes)
         if self._is_record(state, facts):
             state.written = True
+            if span.dropped_attributes:
+                attributes = _refilled(state, attributes)
+            if facts.outcome == names.DENIED and self._folds(state, facts, span, attributes, end_time_ns):
+                return
             span = self._complete(state, facts, span, attributes)
             self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
+
+    def _folds(
+        self,
+        state: AuditedSpan,
+        facts: Facts,
+        span: ReadableSpan,
+        attributes: dict[str, AnyValue],
+        end_time_ns: int,
+    ) -> bool:
+        """Whether this denied request is one of a flood of nobody's, and counted there."""
+        if not state.entry or state.wanted or self._open_tally is None:
+            return False
+        actor = state.effective_actor()
+        if not is_nobody(actor.id, actor.origin):
+            return False
+        address = self._policy.client(state, attributes)
+        route = "" if facts.unrouted else facts.route
+        key = Key(facts.action, route, address, state.upstream.rejected)
+        return self.flood.takes(key, end_time_ns, partial(self._begin_count, state, facts, span, attributes))
+
+    def _begin_count(
+        self,
+        state: AuditedSpan,
+        facts: Facts,
+        span: ReadableSpan,
+        attributes: dict[str, AnyValue],
+        key: Key,
+    ) -> Counter:
+        """A record that stands for this request and more like it: without a target, or an address, of one of them."""
+        told = {
+            name: value for name, value in attributes.items() if key.address != ANY or name not in _ADDRESSES
+        }
+        facts = Facts("EXECUTE", names.DENIED) if key.route == ANY else replace(facts, target_id="")
+        span = self._complete(state, facts, span, told)
+        try:
+            counter: Counter = self._open_tally(self._encoder.pieces(span, told))
+        except OSError:
+            self._unused.append((told[names.SEQUENCE_STREAM], told[names.SEQUENCE_NUMBER]))
+            raise
+        return counter
 
     def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
@@ -271,6 +363,7 @@ class AuditSpanProcessor(SpanProcessor):
             target_id=state.target_id or ruled.target_id,
             route=ruled.route,
             changes=ruled.changes,
+            unrouted=ruled.unrouted,
         )
 
     @staticmethod
@@ -335,11 +428,20 @@ class AuditSpanProcessor(SpanProcessor):
                     del attributes[key]
         span = self._policy.limit(state, span, attributes)
         attributes |= self._own(state, facts)
+        self._number(attributes)
+        return span
+
+    def _number(self, attributes: dict[str, AnyValue]) -> None:
         stream = self._sink.stream_id  # another one in a forked child
         attributes[names.SEQUENCE_STREAM] = stream
+        if self._unused:
+            with contextlib.suppress(IndexError):  # another thread was faster
+                of, number = self._unused.pop()
+                if of == stream:
+                    attributes[names.SEQUENCE_NUMBER] = number
+                    return
         # setdefault is atomic: of two threads with the first record, both count on with one counter.
         attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
-        return span
 
     def _own(self, state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
         # Asked for when the response starts and when it ends; in between, little changes.
@@ -377,6 +479,16 @@ class AuditSpanProcessor(SpanProcessor):
         if not self._warned:
             self._warned = True
             _log.warning("Auditspan could not handle a span; the service is not affected", exc_info=True)
+
+
+def _refilled(state: AuditedSpan, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:
+    """*attributes* of a full span, with what ours may have evicted from it, and where the request came from."""
+    attributes = {**state.before, **attributes}
+    if not address_in(attributes, _ADDRESSES):
+        address = getattr(state.source, "address", str)()
+        if address:
+            attributes["client.address"] = address
+    return attributes
 
 
 def _copy(attributes: Attributes) -> dict[str, AnyValue]:

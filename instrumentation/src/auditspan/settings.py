@@ -31,6 +31,8 @@ SPOOL_SYNC: Final = "OTEL_AUDITSPAN_SPOOL_SYNC"
 READS: Final = "OTEL_AUDITSPAN_READS"
 GRPC_READ_METHODS: Final = "OTEL_AUDITSPAN_GRPC_READ_METHODS"
 SPAN_ATTRIBUTES: Final = "OTEL_AUDITSPAN_SPAN_ATTRIBUTES"
+FLOOD_FULL: Final = "OTEL_AUDITSPAN_FLOOD_FULL"
+FLOOD_INTERVAL_S: Final = "OTEL_AUDITSPAN_FLOOD_INTERVAL_S"
 RULES: Final = "OTEL_AUDITSPAN_RULES"
 ACTOR: Final = "OTEL_AUDITSPAN_ACTOR"
 ACTOR_KEY_FILE: Final = "OTEL_AUDITSPAN_ACTOR_KEY_FILE"
@@ -55,6 +57,8 @@ VARIABLES: Final = (
     READS,
     GRPC_READ_METHODS,
     SPAN_ATTRIBUTES,
+    FLOOD_FULL,
+    FLOOD_INTERVAL_S,
     RULES,
     ACTOR,
     ACTOR_KEY_FILE,
@@ -74,6 +78,8 @@ DEFAULT_ENDPOINT: Final = "http://localhost:4317"
 DEFAULT_SPOOL_MAX_BYTES: Final = 256 * 1024 * 1024
 DEFAULT_CONTEXT_TTL_S: Final = 60.0
 DEFAULT_CONTEXT_QUEUE_TTL_S: Final = 86_400.0
+DEFAULT_FLOOD_FULL: Final = 20
+DEFAULT_FLOOD_INTERVAL_S: Final = 10.0
 DEFAULT_GRPC_READ_METHODS: Final = (
     "Get*",
     "BatchGet*",
@@ -104,7 +110,8 @@ class Settings:
 
     *reads* holds route patterns (``/orders/{id}``, ``/admin/*``, ``/shop.Billing/Get*``) whose reads are audited
     too; *grpc_read_methods* method names or ``/service/method`` patterns that change nothing. *headers* are sent
-    to the collector only. *actor* says how actors are named (raw, hmac, off), *actor_key* is the content of a keys file
+    to the collector only. *flood_full* denied requests of nobody are recorded in full per route, address and
+    *flood_interval_s*; 0 for the latter folds none. *actor* says how actors are named (raw, hmac, off), *actor_key* is the content of a keys file
     and counts where *actor_key_file* is None. *trusted_proxies* are addresses and networks, *forwarded_header* is the
     header that they write, empty for whichever is there. *context_ttl_s* is how long a signed ``audit-context`` is believed,
     *context_queue_ttl_s* the same for one that came with a message.
@@ -121,6 +128,8 @@ class Settings:
     reads: tuple[str, ...] = ()
     grpc_read_methods: tuple[str, ...] = DEFAULT_GRPC_READ_METHODS
     span_attributes: bool = True
+    flood_full: int = DEFAULT_FLOOD_FULL
+    flood_interval_s: float = DEFAULT_FLOOD_INTERVAL_S
     rules_file: Path | None = None
     actor: str = pseudonyms.RAW
     actor_key_file: Path | None = None
@@ -166,6 +175,12 @@ def read(environ: Mapping[str, str], *, service_name: str = "") -> Settings:
         reads=reader.patterns(READS),
         grpc_read_methods=reader.patterns(GRPC_READ_METHODS) or DEFAULT_GRPC_READ_METHODS,
         span_attributes=reader.boolean(SPAN_ATTRIBUTES, default=True),
+        flood_full=int(
+            reader.number(FLOOD_FULL, DEFAULT_FLOOD_FULL, int, 1, "a number of records, 1 or more")
+        ),
+        flood_interval_s=reader.number(
+            FLOOD_INTERVAL_S, DEFAULT_FLOOD_INTERVAL_S, float, 0.0, "seconds; 0 folds nothing"
+        ),
         rules_file=reader.path(RULES),
         # Whoever sets it wants less than names: a word that is not known must not mean all of them.
         actor=reader.word(ACTOR, pseudonyms.MODES, unset=pseudonyms.RAW, wrong=pseudonyms.OFF),

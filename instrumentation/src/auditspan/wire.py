@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from auditspan.attributes import FOLDED_COUNT
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -32,9 +34,32 @@ _ATTRIBUTES_OF_EVENT: Final = b"\x1a"  # 3, in InstrumentationScope too
 _ATTRIBUTES_OF_LINK: Final = b"\x22"  # 4
 _ATTRIBUTES_OF_RESOURCE: Final = b"\x0a"  # 1
 
+_UNKNOWN_END: Final = 0xFF41_75D1_75FA_7E0F  # stands for a span's end until it is known; no clock says it
+
 _double = struct.Struct("<d").pack
 _fixed64 = struct.Struct("<Q").pack
 _fixed32 = struct.Struct("<I").pack
+
+
+class Pieces(NamedTuple):
+    """A request with one span, in pieces: its end is still unknown."""
+
+    resource: bytes
+    scope: bytes
+    span: bytes
+    scope_schema_url: bytes
+    resource_schema_url: bytes
+
+    def with_count(self, count: int, end_time_ns: int) -> bytes:
+        """The ExportTraceServiceRequest, of *count* requests the last of which ended then."""
+        key = _field(b"\x0a", FOLDED_COUNT.encode())
+        attribute = _field(_ATTRIBUTES_OF_SPAN, key + _field(b"\x12", b"\x18" + _varint(count)))
+        span = (
+            self.span.replace(b"\x41" + _fixed64(_UNKNOWN_END), b"\x41" + _fixed64(end_time_ns), 1)
+            + attribute
+        )
+        body = self.scope + _field(b"\x12", span) + self.scope_schema_url
+        return _field(b"\x0a", self.resource + _field(b"\x12", body) + self.resource_schema_url)
 
 
 class SpanEncoder:
@@ -57,6 +82,18 @@ class SpanEncoder:
             self._resource(resource) + _field(b"\x12", body) + _text(b"\x1a", resource.schema_url)
         )
         return _field(b"\x0a", resource_spans)
+
+    def pieces(self, span: ReadableSpan, attributes: Mapping[str, AnyValue]) -> Pieces:
+        """The same request before it is known how many it stands for and when the last one ended."""
+        scope, scope_schema_url = self._scope(span.instrumentation_scope)
+        resource = span.resource
+        return Pieces(
+            self._resource(resource),
+            scope,
+            self._span(span, attributes, _UNKNOWN_END),
+            scope_schema_url,
+            _text(b"\x1a", resource.schema_url),
+        )
 
     def _span(self, span: ReadableSpan, attributes: Mapping[str, AnyValue], end_time_ns: int) -> bytes:
         context = span.context

@@ -44,7 +44,8 @@ def test_a_command_shows_what_the_guide_says(ask_shop, command, output):
 def test_a_statement_of_the_cookbook_has_an_answer(ask_shop, statement):
     ended = ask_shop("sql", text=statement)
     assert ended.status == 0, ended.stderr
-    assert len(ended.stdout.splitlines()) >= 2
+    # The gateway did not know that a record of its got lost; test_faults_of_services has one that did.
+    assert len(ended.stdout.splitlines()) >= (1 if "'LOSE'" in statement else 2)
 
 
 def test_the_gap_in_the_gateways_numbers_is_found(ask_shop):

@@ -28,6 +28,8 @@ def test_no_variable_is_documented_that_is_not_read():
     ("variable", "value"),
     [
         (settings.SPOOL_MAX_BYTES, settings.DEFAULT_SPOOL_MAX_BYTES),
+        (settings.FLOOD_FULL, settings.DEFAULT_FLOOD_FULL),
+        (settings.FLOOD_INTERVAL_S, f"{settings.DEFAULT_FLOOD_INTERVAL_S:g}"),
         (settings.CONTEXT_TTL_S, f"{settings.DEFAULT_CONTEXT_TTL_S:g}"),
         (settings.CONTEXT_QUEUE_TTL_S, f"{settings.DEFAULT_CONTEXT_QUEUE_TTL_S:g}"),
     ],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections import Counter
 
 import pytest
+from instrumentation.delivery.conftest import PRELUDE, TESTS
 from instrumentation.delivery.otlp_payloads import payload, wait_until
 from instrumentation.delivery.otlp_peers import AWAY, GrpcPeer, HttpPeer
 
@@ -340,3 +344,56 @@ assert ship.flush(10)
     )
     process.finish()
     assert peer.received == [str(number) for number in range(100)]
+
+
+def in_a_container(code: str, folder, endpoint: str = "", protocol: str = "") -> list[str]:
+    """A command that runs *code* as process 1 of process ids of its own, as containers have them."""
+    script = folder / f"container-{len(list(folder.iterdir()))}.py"
+    script.write_text(PRELUDE.format(tests=str(TESTS)) + textwrap.dedent(code))
+    command = [sys.executable, str(script), str(folder / "spool"), endpoint, protocol]
+    for namespaces in (
+        ["unshare", "--user", "--map-root-user", "--pid", "--fork"],
+        ["unshare", "--pid", "--fork"],
+    ):
+        with contextlib.suppress(OSError):
+            if subprocess.run([*namespaces, "true"], capture_output=True, check=False).returncode == 0:
+                return [*namespaces, *command]
+    return command  # where that is forbidden, the locks have to decide between neighbours
+
+
+def test_containers_that_share_a_volume_tell_the_dead_from_the_living_by_their_locks(grpc_peer, tmp_path):
+    """Their process ids are the same, so no id could."""
+    busy = """
+        s = Spool(folder)
+        for n in range(50): assert s.append(payload(f"{folder.name}-{os.getpid()}-%s-%d" % (s.stream_id, n)))
+        print("written", flush=True)
+        input()
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    living, dying = (
+        subprocess.Popen(in_a_container(busy, tmp_path), start_new_session=True, **pipes) for _ in range(2)
+    )
+    try:
+        assert [each.stdout.readline() for each in (living, dying)] == ["written\n"] * 2
+        os.killpg(dying.pid, signal.SIGKILL)
+        dying.wait()
+        run = RUN + "wait_until(lambda: len(list(folder.glob('*.spool'))) == 1)\n"
+        taker = subprocess.run(
+            in_a_container(run, tmp_path, grpc_peer.endpoint, "grpc"),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert taker.returncode == 0, taker.stderr
+        # What the dead one left, once; nothing of the one that lives.
+        assert len(grpc_peer.received) == len(set(grpc_peer.received)) == 50
+        assert len({name.split("-")[2] for name in grpc_peer.received}) == 1
+        living.communicate("\n", timeout=60)
+    finally:
+        for each in (living, dying):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
+            each.stdin.close()
+            each.stdout.close()

@@ -35,6 +35,8 @@ def test_every_counter_is_explained(name):
         settings.SPOOL_DIR,
         settings.SPOOL_MAX_BYTES,
         settings.SPOOL_SYNC,
+        settings.FLOOD_FULL,
+        settings.FLOOD_INTERVAL_S,
     ],
 )
 def test_every_setting_of_delivery_is_explained(variable):
@@ -76,9 +78,12 @@ def test_the_spool_s_format_is_the_one_in_use():
     assert f"1 to {frames.MAX_PAYLOAD_BYTES >> 20} MiB" in DELIVERY
     for suffix in (files.SUFFIX, files.ACK_SUFFIX, files.BAD_SUFFIX):
         assert f"-000001{suffix} " in DELIVERY
+    assert f"-c000001{files.COUNT_SUFFIX} " in DELIVERY
     assert f"| {settings.DEFAULT_SPOOL_MAX_BYTES} |" in DELIVERY
     assert all(f"`{purpose}`" in CONTEXT for purpose in keys.PURPOSES)
     assert all(f"`{counter}`" in CONTEXT for counter in (counts.VERIFIED, counts.REJECTED))
+    assert f"`{settings.FLOOD_FULL}` | {settings.DEFAULT_FLOOD_FULL} |" in DELIVERY
+    assert f"`{settings.FLOOD_INTERVAL_S}` | {settings.DEFAULT_FLOOD_INTERVAL_S:g} |" in DELIVERY
     assert f"at most {tokens.MAX_TOKEN_LENGTH} letters" in CONTEXT
 
 

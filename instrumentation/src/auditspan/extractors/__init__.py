@@ -110,6 +110,18 @@ def finish(span: Any) -> None:
         state.emitter.finishing(span, state)
 
 
+def hold(span: Any) -> bool:
+    """Let the record of the request wait for ``finish``, whatever becomes of *span* meanwhile; False for no request's.
+
+    Where the span ends before the response does. Whoever holds it must finish it.
+    """
+    state = context.of_span(span)
+    if state is None or state.emitter is None or not is_own(span, state):
+        return False
+    state.held = True
+    return True
+
+
 def is_own(span: Any, state: AuditedSpan) -> bool:
     """Whether *state* is that of *span* itself, not of one around it."""
     return f"{span.get_span_context().span_id:016x}" == state.span_id

@@ -6,6 +6,7 @@ scopes and the user object's own ``roles``. Without it the actor is unknown, unt
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
@@ -37,6 +38,7 @@ INSTRUMENTORS: Final = (_FASTAPI, _STARLETTE)
 
 _SOURCE: Final = "auditspan"  # the scope's key for our source; ASGI lets middleware add keys
 _SPAN: Final = "auditspan.span"
+_BODIES: Final = frozenset({"http.response.body", "http.response.pathsend"})
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -44,6 +46,7 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
     hooked = {
         **arguments,
         "server_request_hook": chain(arguments.get("server_request_hook"), _request),
+        "client_request_hook": chain(arguments.get("client_request_hook"), _receive),
         "client_response_hook": chain(arguments.get("client_response_hook"), _response),
     }
 
@@ -58,13 +61,17 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
 class AsgiSource:
     """What one HTTP request's scope says."""
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, route: str = "") -> None:
+        """*route* as the instrumentation knows it when the request begins: a full span may forget it."""
         self._scope = scope
+        self._known_route = route
         self._root_path = str(scope.get("root_path", ""))
         self._path = str(scope.get("path", ""))
         self.status = 0
         self.location = ""
         self.denied = ""  # why authentication failed
+        self.complete = False  # the last of the response is on its way
+        self.gone = False  # the client disconnected before that
         self._matched = ""
 
     def actor(self) -> Actor | None:
@@ -92,6 +99,11 @@ class AsgiSource:
             auth_method=scheme or ("session" if session else ""),
         )
 
+    def address(self) -> str:
+        """The other end of the connection, as the server tells it."""
+        client = self._scope.get("client")
+        return str(client[0]) if client else ""
+
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, route, path parameters and status."""
         scope = self._scope
@@ -106,17 +118,24 @@ class AsgiSource:
             parameters=scope.get("path_params"),
             location=self.location,
         )
-        if not self.denied:
-            return facts
-        return Facts(
-            action=facts.action,
-            outcome=names.DENIED,
-            reason=self.denied,
-            target_type=facts.target_type,
-            target_id=facts.target_id,
-            route=facts.route,
-            changes=facts.changes,
-        )
+        if self.denied:
+            return replace(facts, outcome=names.DENIED, reason=self.denied)
+        if facts.outcome in ("", names.SUCCESS) and (why := self._cut_short(span)):
+            return replace(facts, outcome=names.FAILURE, reason=why)
+        return facts
+
+    def _cut_short(self, span: ReadableSpan) -> str:
+        """Why the request ended without a whole response; empty when it did not."""
+        if self.complete or span.end_time is None:
+            return ""
+        if not self.status and http_status(span):  # told not to make spans of messages, so it calls no hooks
+            return ""
+        raised = [str((event.attributes or {}).get("exception.type", "")) for event in span.events]
+        if self.gone or any(name.endswith("ClientDisconnect") for name in raised):
+            return "the client disconnected"
+        if self.status:
+            return "the response was cut short"
+        return "" if raised else "cancelled before there was a response"
 
     def header(self, name: str) -> list[str]:
         """The values of a request header."""
@@ -137,7 +156,7 @@ class AsgiSource:
 
     def _route(self, span: ReadableSpan) -> str:
         scope = self._scope
-        route = str((span.attributes or {}).get("http.route") or "")
+        route = self._known_route or str((span.attributes or {}).get("http.route") or "")
         if str(scope.get("root_path", "")) == self._root_path:
             return route
         # The request went into a mounted application, whose routes the instrumentation does not know: lay the
@@ -158,7 +177,7 @@ class AsgiSource:
 
 
 def _request(span: Any, scope: Scope) -> None:
-    source = AsgiSource(scope)
+    source = AsgiSource(scope, str((span.attributes or {}).get("http.route") or ""))
     if begin(span, source) is not None:
         scope[_SOURCE] = source
         scope[_SPAN] = span
@@ -173,9 +192,17 @@ def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
         if 300 <= source.status < 400:
             source.location = _header(message.get("headers", ()), b"location")
         respond(scope[_SPAN])
-    elif message.get("type") == "http.response.body" and not message.get("more_body", False):
+    elif message.get("type") in _BODIES and not message.get("more_body", False):
+        source.complete = True
         # The instrumentation sends this message and then ends the span.
         finish(scope[_SPAN])
+
+
+def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
+    if message.get("type") == "http.disconnect":
+        source = scope.get(_SOURCE)
+        if isinstance(source, AsgiSource) and not source.complete:
+            source.gone = True
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:

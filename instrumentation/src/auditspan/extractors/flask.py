@@ -7,15 +7,28 @@ so it is never read. A user object that nobody has loaded is not loaded for us: 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
 from auditspan.context import Actor
-from auditspan.extractors import begin, chain, first_text, held_roles, respond, scheme_word, session_of, text
+from auditspan.extractors import (
+    begin,
+    chain,
+    finish,
+    first_text,
+    guard,
+    held_roles,
+    hold,
+    respond,
+    scheme_word,
+    session_of,
+    text,
+)
 from auditspan.facts import http_facts, http_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -24,7 +37,9 @@ if TYPE_CHECKING:
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",)
 
 _SOURCE: Final = "auditspan.source"  # in the WSGI environment
+_SPAN: Final = "auditspan.span"
 _MISSING: Final = object()
+_WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})
 
 # Where each extension leaves the user it has verified, in Flask's g; the first that names somebody counts.
 _LOGIN_USER: Final = "_login_user"  # Flask-Login, flask_login/utils.py _get_user
@@ -39,7 +54,7 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
         "request_hook": chain(arguments.get("request_hook"), _request),
         "response_hook": chain(arguments.get("response_hook"), _response),
     }
-    return hooked, lambda: None
+    return hooked, _hear_of_responses
 
 
 class FlaskSource:
@@ -51,6 +66,7 @@ class FlaskSource:
         self.status = 0
         self.location = ""
         self.session = ""
+        self.cut_short = ""  # why the response did not come to its end
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
@@ -64,11 +80,15 @@ class FlaskSource:
             return Actor(remote, auth_method=self._auth_method(default=""))
         return found[0] if found else None
 
+    def address(self) -> str:
+        """The other end of the connection, as the server tells it."""
+        return str(self._request.environ.get("REMOTE_ADDR") or "")
+
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, URL rule, view arguments and status."""
         request = self._request
         rule = request.url_rule
-        return http_facts(
+        facts = http_facts(
             request.method,
             rule.rule if rule is not None else "",
             request.path,
@@ -76,6 +96,9 @@ class FlaskSource:
             parameters=request.view_args or {},
             location=self.location,
         )
+        if self.cut_short and facts.outcome == names.SUCCESS:
+            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
+        return facts
 
     def header(self, name: str) -> list[str]:
         """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
@@ -123,6 +146,7 @@ def _request(span: Any, environ: dict[str, Any]) -> None:
     source = FlaskSource(request._get_current_object(), g._get_current_object())  # noqa: SLF001
     if begin(span, source) is not None:
         environ[_SOURCE] = source
+        environ[_SPAN] = span
 
 
 def _response(span: Any, status: str, headers: Sequence[tuple[str, str]]) -> None:
@@ -138,3 +162,82 @@ def _response(span: Any, status: str, headers: Sequence[tuple[str, str]]) -> Non
         # Reading it now changes nothing: Flask has already saved the session and set its headers.
         source.session = session_of(flask.session) or session_of({"sid": getattr(flask.session, "sid", "")})
     respond(span)
+
+
+def _hear_of_responses() -> None:
+    import flask  # noqa: PLC0415 - called only where Flask is
+
+    flask.request_finished.connect(_on_finished, weak=False)
+
+
+def _finished(_: Any, response: Any, **__: Any) -> None:
+    """Let a streamed response be watched to its end: the instrumentation's span ends before its first piece is sent."""
+    import flask  # noqa: PLC0415 - as above
+
+    environ = flask.request.environ
+    source, span = environ.get(_SOURCE), environ.get(_SPAN)
+    if not isinstance(source, FlaskSource) or not response.is_streamed or response.direct_passthrough:
+        return  # a file that the server sends by itself is as good as sent
+    if flask.request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
+        return
+    stream = _Stream(response.response, span, source, response.content_length or 0)
+    if hold(span):
+        response.response = stream
+    else:
+        stream.let_go()
+
+
+class _Stream:
+    """The pieces of a response; when they end, so does the request."""
+
+    _ended = True  # as long as it is not made
+
+    def __init__(self, pieces: Iterable[Any], span: Any, source: FlaskSource, length: int) -> None:
+        self._pieces, self._iterator = pieces, iter(pieces)
+        self._span, self._source = span, source
+        self._left = length or -1  # bytes; below 0 when nobody said how many
+        self._ended = False
+
+    def let_go(self) -> None:
+        """Tell nothing of its end."""
+        self._ended = True
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        try:
+            piece = next(self._iterator)
+        except StopIteration:
+            self._end("")
+            raise
+        except BaseException as error:
+            self._end(f"the response was cut short by {type(error).__name__}")
+            raise
+        if self._left > 0:
+            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
+            self._left -= len(piece.encode() if isinstance(piece, str) else piece)
+            if self._left <= 0:
+                self._end("")
+        return piece
+
+    def close(self) -> None:
+        """The server is done with it, or has lost the client."""
+        try:
+            close = getattr(self._pieces, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._end("the response was cut short")
+
+    def __del__(self) -> None:
+        self._end("the response was cut short")
+
+    def _end(self, cut_short: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._source.cut_short = cut_short
+            guard(finish)(self._span)
+
+
+_on_finished: Final = guard(_finished)  # one object, so that the signal knows it again

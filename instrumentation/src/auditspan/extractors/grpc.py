@@ -9,6 +9,7 @@ span has not started yet.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.context import Actor
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _SYNC: Final = "opentelemetry.instrumentation.grpc:GrpcInstrumentorServer"
 _AIO: Final = "opentelemetry.instrumentation.grpc:GrpcAioInstrumentorServer"
 INSTRUMENTORS: Final = (_SYNC, _AIO)
+_CANCELLED: Final = 1  # https://grpc.io/docs/guides/status-codes/
 
 # grpc.server's and grpc.aio.server's parameters by position; the instrumentation looks at keywords only.
 _PARAMETERS: Final = {
@@ -83,15 +85,19 @@ class GrpcSource:
         self._method = method
         self._announced = announced
         self._reads = reads
+        # Now, because grpc.aio reads it from a call that is gone when a stream is closed late: that ends the process.
+        self._identities = servicer_context.peer_identities()
         self.raised = False
+        self.ended = False  # the handler
+        self.interrupted = False  # nobody wanted the rest: cancelled, or the deadline passed
+        self.unheard = False  # the same, but the work was done
         self.request: Any = None  # the message, of a method that takes one
 
     def actor(self) -> Actor | None:
         """Whom the application announced before the span began, else the service named in the peer's certificate."""
         if self._announced.actor is not None:
             return self._announced.actor
-        identities = self._context.peer_identities()
-        first = next(iter(identities or ()), None)
+        first = next(iter(self._identities or ()), None)
         if not first:
             return None
         identity = text(first.decode("utf-8", "replace") if isinstance(first, bytes) else first)
@@ -99,8 +105,15 @@ class GrpcSource:
 
     def facts(self, span: ReadableSpan) -> Facts:
         """From the method's name and the status that the call has by now."""
+        # An abandoned stream's handler is closed by the garbage collector, so perhaps after the span.
+        self.interrupted = self.interrupted or (span.end_time is not None and not self.ended)
         status = self._status(span)
-        return grpc_facts(self._method, status=status, details=self._details(), read=self._reads)
+        facts = grpc_facts(self._method, status=status, details=self._details(), read=self._reads)
+        if self.interrupted and status == _CANCELLED:
+            return replace(facts, reason="the client cancelled the call, or its deadline passed")
+        if self.unheard and status == 0:
+            return replace(facts, reason="done, though the client had cancelled or its deadline had passed")
+        return facts
 
     def header(self, name: str) -> list[str]:
         """The values of a metadata key, but for binary ones."""
@@ -122,6 +135,8 @@ class GrpcSource:
         shown = (span.attributes or {}).get("rpc.grpc.status_code")
         if isinstance(shown, int) and shown:
             return shown
+        if self.interrupted:
+            return _CANCELLED
         return 2 if self.raised else 0  # gRPC answers an unhandled exception with UNKNOWN
 
     def _details(self) -> str:

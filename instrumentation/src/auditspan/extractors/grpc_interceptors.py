@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -42,11 +43,11 @@ class AuditServerInterceptor(_ServerInterceptor):
                 watch = _Watch(servicer_context, method, announced, request)
                 try:
                     return behaviour(request, servicer_context)
-                except BaseException:
-                    watch.raised()
+                except BaseException as error:
+                    watch.raised(error)
                     raise
                 finally:
-                    watch.end()
+                    watch.end(unheard=not servicer_context.is_active())
 
             return call
 
@@ -55,11 +56,11 @@ class AuditServerInterceptor(_ServerInterceptor):
                 watch = _Watch(servicer_context, method, announced, request)
                 try:
                     yield from behaviour(request, servicer_context)
-                except BaseException:
-                    watch.raised()
+                except BaseException as error:
+                    watch.raised(error)
                     raise
                 finally:
-                    watch.end()
+                    watch.end(unheard=not servicer_context.is_active())
 
             return call
 
@@ -84,8 +85,8 @@ class AuditAioServerInterceptor(_AioServerInterceptor):
                 watch = _Watch(servicer_context, method, announced, request)
                 try:
                     return await behaviour(request, servicer_context)
-                except BaseException:
-                    watch.raised()
+                except BaseException as error:
+                    watch.raised(error)
                     raise
                 finally:
                     watch.end()
@@ -102,8 +103,8 @@ class AuditAioServerInterceptor(_AioServerInterceptor):
                             yield response
                     else:  # the handler writes to the context itself
                         await responses
-                except BaseException:
-                    watch.raised()
+                except BaseException as error:
+                    watch.raised(error)
                     raise
                 finally:
                     watch.end()
@@ -129,12 +130,16 @@ class _Watch:
             source.request = request  # of a stream an iterator, which has no fields
             self._source = source if begin(self._span, source) is not None else None
 
-    def raised(self) -> None:
+    def raised(self, error: BaseException) -> None:
         if self._source is not None:
             self._source.raised = True
+            # A stream that nobody reads on is closed, a task that nobody waits for is cancelled.
+            self._source.interrupted = isinstance(error, (GeneratorExit, asyncio.CancelledError))
 
-    def end(self) -> None:
+    def end(self, *, unheard: bool = False) -> None:
+        """*unheard*: the call was over before the work was, which gRPC lets go on in a thread."""
         if self._source is not None:
+            self._source.ended, self._source.unheard = True, unheard
             respond(self._span)
 
 

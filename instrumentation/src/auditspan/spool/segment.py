@@ -34,7 +34,8 @@ NEW_SUFFIX: Final = ".new"
 ACK_SUFFIX: Final = ".ack"
 ACK_NEW_SUFFIX: Final = ".ack-new"
 BAD_SUFFIX: Final = ".bad"
-SUFFIXES: Final = (SUFFIX, NEW_SUFFIX, ACK_SUFFIX, ACK_NEW_SUFFIX, BAD_SUFFIX)
+COUNT_SUFFIX: Final = ".count"  # see tally
+SUFFIXES: Final = (SUFFIX, NEW_SUFFIX, ACK_SUFFIX, ACK_NEW_SUFFIX, BAD_SUFFIX, COUNT_SUFFIX)
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
 # A file full of false frame starts must not keep the shipper busy: each costs a checksum over up to 3 MiB.
@@ -83,21 +84,8 @@ class Segment:
     @classmethod
     def take(cls, path: Path) -> Segment | None:
         """Lock a segment of this user's that nobody holds; None when there is none by that name. Raises OSError."""
-        try:
-            fd = os.open(path, _FLAGS)
-        except FileNotFoundError:
-            return None
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _ours(path, fd):
-                return cls(path, fd, live=False)
-        except BlockingIOError:
-            pass
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)
-        return None
+        fd = lock(path, _FLAGS)
+        return None if fd is None else cls(path, fd, live=False)
 
     def in_place(self) -> bool:
         """Whether the name still leads to this file; False when somebody removed it or its folder."""
@@ -206,6 +194,25 @@ class Segment:
                 at += len(piece)
         with contextlib.suppress(OSError):
             self.acknowledge(end)
+
+
+def lock(path: Path, flags: int) -> int | None:
+    """*path* opened with *flags* and locked; None when it is not there, not ours, or somebody's. Raises OSError."""
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if _ours(path, fd):
+            return fd
+    except BlockingIOError:
+        pass
+    except BaseException:
+        os.close(fd)
+        raise
+    os.close(fd)
+    return None
 
 
 def _same_file(path: Path, fd: int) -> bool:

@@ -20,48 +20,35 @@ import threading
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from auditspan.spool import frames
+from auditspan.spool import frames, tally
 from auditspan.spool import segment as files
+from auditspan.spool.counts import Losses, SpoolCounts
 from auditspan.spool.folder import place, prepare
+from auditspan.spool.room import WAIT_S, Room
 from auditspan.spool.segment import Segment
+from auditspan.spool.survey import survey, take_counts
+from auditspan.spool.tally import Tally
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from auditspan.wire import Pieces
+
 _log = logging.getLogger(__name__)
 
-LOCK_WAIT_S: Final = 0.05  # how long append waits for other threads before it leaves its record to them
+LOCK_WAIT_S: Final = WAIT_S  # how long append waits for other threads before it leaves its record to them
 _DEFERRED_RECORDS: Final = 1000  # in memory, for a disk that hangs; beyond that append sheds
 _FORK_WAIT_S: Final = 0.5
 _SYNC_WAIT_S: Final = 1.0
 _RETRY_S: Final = 1.0  # after a failed write
 _KEPT_CLOSED: Final = 4  # full segments held open for the reader; the rest are let go
 _RETIRE_BYTES: Final = 1 << 20  # a delivered live segment of this size is replaced, to give its room back
-_LITTER_S: Final = 60.0
 _QUIET_S: Final = 60.0  # between complaints
-
-
-@dataclass(slots=True)
-class SpoolCounts:
-    """What happened to records since the process began, or since it was forked.
-
-    *shed*: not taken because the spool is full or the disk hangs; *failed*: the disk or the folder refused;
-    *oversize*: larger than MAX_PAYLOAD_BYTES; *deferred*: of the appended ones, those that waited in memory for
-    the thread that was writing; *torn*: damaged places skipped while reading; *unsynced*: written, but the wait
-    for the disk took too long.
-    """
-
-    appended: int = 0
-    shed: int = 0
-    failed: int = 0
-    oversize: int = 0
-    deferred: int = 0
-    torn: int = 0
-    unsynced: int = 0
+_TELLING_BYTES: Final = 64 * 1024  # room that there must be to write that records were lost
 
 
 class Spool:
@@ -87,6 +74,7 @@ class Spool:
         self._segment_bytes = min(segment_bytes, max(max_bytes // 4, 1))
         self._clock = clock
         self._doorbell: Callable[[], None] | None = None
+        self._tend: Callable[[int, str, int], bool] | None = None
         self._begin()
         _at_fork(self)
 
@@ -98,6 +86,7 @@ class Spool:
         self._sync_lock = threading.Lock()
         self._holding = threading.local()
         self._counts = SpoolCounts()
+        self._losses = Losses(self._counts)
         self._live: Segment | None = None
         self._closed: deque[Segment] = deque()
         self._taken: set[Segment] = set()
@@ -107,6 +96,8 @@ class Spool:
         self._used_bytes = 0  # of the folder, as of the last look plus what was written since
         self._bad_bytes = 0  # the same of what was set aside
         self._next_try = 0.0
+        self._tallies = 0
+        self._room = Room(self._clock)
         self._busy = False
         self._deferred: deque[bytes] = deque()
         self._complaint = ""
@@ -119,24 +110,35 @@ class Spool:
         """Call *doorbell* after each append, in the appending thread; it must be quick and must not raise."""
         self._doorbell = doorbell
 
+    def on_check(self, tend: Callable[[int, str, int], bool]) -> None:
+        """Call *tend* with each ``check`` while there is room, in its thread; it must not raise.
+
+        It is given how many records were lost, why, and since when (ns of Unix time), and answers whether it has told.
+        """
+        self._tend = tend
+
     def append(self, payload: bytes) -> bool:
         """Write one record; on True it survives this process, with ``sync`` power loss too. Never raises.
 
-        False means that it is not kept, which is counted: the spool is full, its folder can't be written, or the
-        payload is too large. When another thread is writing for longer than LOCK_WAIT_S (a hanging disk, a
-        process starved of CPU), the record is left to that thread, and True means that it is in memory.
+        False means that it is not kept, which is counted: the spool is full (and got no room in LOCK_WAIT_S), its
+        folder can't be written, or the payload is too large. When another thread is writing for longer than
+        LOCK_WAIT_S (a hanging disk, a process starved of CPU), the record is left to that thread, and True means that
+        it is in memory.
         """
         if self._pid != os.getpid():  # forked by something that runs no Python hooks
             self.after_fork()
         if not 0 < len(payload) <= frames.MAX_PAYLOAD_BYTES:
-            self._counts.oversize += 1
+            self._losses.count("oversize")
             self._complain(
                 f"a record of {len(payload)} bytes is not kept; {frames.MAX_PAYLOAD_BYTES} is the most. Limit what goes "
                 "on the span: OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT"
             )
             return False
         frame = frames.pack(payload)
-        if not self._lock.acquire(timeout=LOCK_WAIT_S):
+        waited = 0.0
+        if self._doorbell is not None and self._is_full(len(frame)):  # somebody reads, and makes room
+            waited = self._room.wait(lambda: self._is_full(len(frame)))
+        if not self._lock.acquire(timeout=max(0.0, LOCK_WAIT_S - waited)):
             return self._defer(frame)
         mark = None
         try:
@@ -154,6 +156,16 @@ class Spool:
             self._doorbell()
         return kept
 
+    def open_tally(self, pieces: Pieces) -> Tally:
+        """A record that counts until it is closed, and is then appended by ``check``. Raises OSError."""
+        with self._lock:  # a fork must not copy the descriptor before it is noted
+            self._tallies += 1
+            name = f"{self.stream_id}-c{self._tallies:06d}{tally.SUFFIX}"
+            return Tally.create(prepare(self.folder) / name, pieces, sync=self.sync)
+
+    def _is_full(self, size: int) -> bool:
+        return self._used_bytes + size > self.max_bytes
+
     def _append_locked(self, frame: bytes) -> bool:
         if self._busy:
             # A signal handler of this very thread interrupted an append; that one writes it as it leaves.
@@ -169,23 +181,22 @@ class Spool:
 
     def _defer(self, frame: bytes) -> bool:
         if len(self._deferred) >= _DEFERRED_RECORDS:
-            self._counts.shed += 1
+            self._losses.count("shed")
             return False
         self._counts.deferred += 1
         self._deferred.append(frame)
         return True
 
     def _write(self, frame: bytes) -> bool:
-        counts = self._counts
-        if self._used_bytes + len(frame) > self.max_bytes:
-            counts.shed += 1
+        if self._is_full(len(frame)):
+            self._losses.count("shed")
             self._complain(
                 f"the spool {self.folder} is full ({self.max_bytes} bytes); new records are not kept until the "
                 "collector has taken some. Is it reachable? More room: OTEL_AUDITSPAN_SPOOL_MAX_BYTES"
             )
             return False
         if self._next_try and self._clock() < self._next_try:
-            counts.failed += 1
+            self._losses.count("failed")
             return False
         try:
             live = self._live
@@ -198,7 +209,7 @@ class Spool:
         live.size += len(frame)
         live.pending += 1
         self._used_bytes += len(frame)
-        counts.appended += 1
+        self._counts.appended += 1
         if self._complaint:
             self._recovered()
         return True
@@ -267,7 +278,7 @@ class Spool:
             self._sync_lock.release()
 
     def _fail(self, problem: Exception) -> None:
-        self._counts.failed += 1
+        self._losses.count("failed")
         self._next_try = self._clock() + _RETRY_S
         self._complain(
             f"can't keep audit records in {self.folder}: {problem}. The application is not affected; records are "
@@ -288,9 +299,10 @@ class Spool:
         counts, self._complaint, self._next_try = self._counts, "", 0.0
         if self._said:
             self._said = False
-            lost = counts.shed + counts.failed
             _log.warning(
-                "auditspan: records are kept in %s again; %d since the start were not", self.folder, lost
+                "auditspan: records are kept in %s again; %d since the start were not",
+                self.folder,
+                counts.lost(),
             )
 
     # --- reading: the shipper's thread ---------------------------------------------------------------------
@@ -340,6 +352,7 @@ class Spool:
                 self._closed.remove(segment)
             self._taken.discard(segment)
             self._used_bytes = max(0, self._used_bytes - segment.size)
+            self._room.made()
             with contextlib.suppress(OSError):
                 segment.delete()
 
@@ -377,19 +390,28 @@ class Spool:
         """Write what threads left in memory, learn how full the folder is, and carry on in a new file when
         somebody removed the folder or the file. Call it every second or so.
         """
-        self._look()
+        names = self._look()
         with self._lock:
             if self._deferred and not self._busy:
                 self._append_locked(self._deferred.popleft())
             gone = [segment for segment in self._held() if not _in_place(segment)]
-            if not gone:
-                return
-            _log.warning(
-                "auditspan: somebody removed files of the spool %s; it goes on in a new one", self.folder
-            )
-            self._retire_live()
-            for segment in gone:
-                self._rescue(segment)
+            if gone:
+                _log.warning(
+                    "auditspan: somebody removed files of the spool %s; it goes on in a new one", self.folder
+                )
+                self._retire_live()
+                for segment in gone:
+                    self._rescue(segment)
+        if not self._is_full(_TELLING_BYTES) and self._clock() >= self._next_try:
+            self._tell_of_losses()
+            take_counts(place(self.folder), names, self.append)
+
+    def _tell_of_losses(self) -> None:
+        if self._tend is None:
+            return
+        untold = self._losses.untold()
+        if self._tend(untold.lost, untold.reason, untold.since_ns) and untold.lost:
+            self._losses.tell(untold)
 
     def _held(self) -> list[Segment]:
         return [*self._closed, *([self._live] if self._live is not None else [])]
@@ -410,37 +432,13 @@ class Spool:
             self._closed.remove(segment)
         segment.close()
 
-    def _look(self) -> list[str]:
+    def _look(self) -> tuple[str, ...]:
         """Names in the folder, oldest first; notes their size and removes litter."""
-        used, total, bad = place(self.folder), 0, 0
-        found: list[tuple[float, str]] = []
-        try:
-            with os.scandir(used) as entries:
-                for entry in entries:
-                    if entry.name.endswith(files.SUFFIXES):
-                        with contextlib.suppress(OSError):
-                            status = entry.stat(follow_symlinks=False)
-                            if entry.name.endswith(files.BAD_SUFFIX):
-                                bad += status.st_size
-                            else:
-                                total += status.st_size
-                            found.append((status.st_mtime, entry.name))
-        except OSError:
-            return []
-        self._used_bytes, self._bad_bytes = total, bad
-        self._sweep(used, found)
-        return [name for _, name in sorted(found)]
-
-    def _sweep(self, used: Path, found: list[tuple[float, str]]) -> None:
-        """Remove what a process that died in mid-step left: unnamed segments, acknowledgements of nothing."""
-        names = {name for _, name in found}
-        for modified, name in found:
-            path = used / name
-            orphan = path.suffix == files.ACK_SUFFIX and path.with_suffix(files.SUFFIX).name not in names
-            unnamed = path.suffix in {files.NEW_SUFFIX, files.ACK_NEW_SUFFIX}
-            if (orphan or unnamed) and time.time() - modified > _LITTER_S:
-                with contextlib.suppress(OSError):
-                    path.unlink()
+        found = survey(place(self.folder))
+        if found is None:
+            return ()
+        self._used_bytes, self._bad_bytes = found.used_bytes, found.bad_bytes
+        return found.names
 
     # --- both ----------------------------------------------------------------------------------------------
 
