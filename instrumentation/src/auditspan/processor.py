@@ -187,6 +187,7 @@ class AuditSpanProcessor(SpanProcessor):
     def redirect(self, sink: Sink) -> Sink:
         """Write to *sink* from now on; returns where records went before."""
         before, self._sink = self._sink, sink
+        self._open_tally = getattr(sink, "open_tally", None)
         return before
 
     # -- the application's side
