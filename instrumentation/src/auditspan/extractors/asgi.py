@@ -177,7 +177,9 @@ class AsgiSource:
 
 
 def _request(span: Any, scope: Scope) -> None:
-    source = AsgiSource(scope, str((span.attributes or {}).get("http.route") or ""))
+    # A span inside another server span may be one that sampling dropped: it has no attributes.
+    known = getattr(span, "attributes", None) or {}
+    source = AsgiSource(scope, str(known.get("http.route") or ""))
     if begin(span, source) is not None:
         scope[_SOURCE] = source
         scope[_SPAN] = span
