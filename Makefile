@@ -50,7 +50,7 @@ test-faults-services: $(COMPILED) ## End services in every way, and write what c
 	@echo "==> Ending services; some ten minutes on two cores"
 	@AUDITSPAN_FAULTS_REPORT=docs $(BIN)/python -m pytest tests/faults/test_faults_of_services.py -m long --numprocesses 2
 
-bench: $(COMPILED) ## Measure the collector and the store beside their peers, twenty minutes (QUICK=1: four; PEERS=0: without installing peers)
+bench: $(COMPILED) ## Measure services, collector and store beside their peers, twenty minutes (QUICK=1: five; PEERS=0: without installing peers)
 	@$(BIN)/python -m bench --keep $(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(PEERS)),,--peers) $(SUITES)
 
 lint: $(COMPILED) ## Check format, lint rules, types and the direction of imports

@@ -17,7 +17,7 @@ from bench import page, plot, results, table
 from bench.settings import Settings
 
 PLOT: Final = Path(__file__).parent.parent / "docs" / "bench.svg"
-SUITES: Final = ("collector", "backlog", "stages", "store", "query")
+SUITES: Final = ("collector", "backlog", "stages", "store", "query", "instrumentation")
 
 
 def main() -> int:
@@ -78,7 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; all when none is named"
     )
-    parser.add_argument("--quick", action="store_true", help="four minutes: one short repetition, fewer rows")
+    parser.add_argument("--quick", action="store_true", help="five minutes: one short repetition, fewer rows")
     parser.add_argument("--peers", action="store_true", help="install and measure rotel too")
     parser.add_argument("--seconds", type=float, help="of load a case")
     parser.add_argument("--repetitions", type=int, help="of each case")

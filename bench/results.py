@@ -25,6 +25,7 @@ _PACKAGES: Final = (
     "clickhouse-connect",
     "grpcio",
     "lmdb",
+    "opentelemetry-sdk",
     "opentelemetry-proto",
     "protobuf",
 )

@@ -62,8 +62,17 @@ COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("rows found", lambda case: f"{case['answer_rows']:,}"),
         ("of rows", lambda case: f"{case['rows']:,}"),
     ),
+    "instrumentation": (
+        ("case", lambda case: case["case"]),
+        ("on", lambda case: case["on"]),
+        ("without us", lambda case: f"{case['base_us']:,.0f}" if "base_us" in case else ""),
+        ("added us", lambda case: f"{case['added_us']:,.1f}"),
+        ("ratio", lambda case: f"{case['ratio']:.2f}" if "ratio" in case else ""),
+        ("requests/s", lambda case: f"{case['requests_per_s']:,}" if "requests_per_s" in case else ""),
+        ("added MB", lambda case: f"{case['added_memory_mb']:.1f}" if "added_memory_mb" in case else ""),
+    ),
 }
-_TEXT: Final = frozenset({"sink", "system", "question", "path"})
+_TEXT: Final = frozenset({"sink", "system", "question", "path", "case", "on"})
 
 
 def of(suite: str, cases: Sequence[Case]) -> Table:

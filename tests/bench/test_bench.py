@@ -67,3 +67,27 @@ def test_stages_store_and_questions_are_measured(run):
     questions = [case for case in cases if case["suite"] == "query"]
     assert len(questions) == 6
     assert all(case["answer_rows"] for case in questions)
+
+
+def test_what_a_service_pays_is_measured_and_every_audited_answer_has_its_record(tmp_path):
+    def cases(module, *arguments):
+        ran = subprocess.run(
+            [sys.executable, "-m", f"bench.instrumentation.{module}", *arguments],
+            cwd=ROOT, check=False, capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        return [json.loads(line) for line in ran.stdout.splitlines()]
+
+    requests = cases("request_path", tmp_path, "1")
+    assert [(case["on"], case["case"]) for case in requests] == [
+        (on, case)
+        for on in ("spans", "FastAPI", "Flask")
+        for case in ("audited", "not_audited", "audited_not_sampled", "not_sampled")
+    ]
+    for case in requests:
+        assert case["records"] == (case["requests"] if case["case"].startswith("audited") else 0)
+    hops = cases("hops")
+    assert {case["case"] for case in hops} == {
+        *("propagation_sign", "propagation_verify", "propagation_verify_cached", "propagation_hop")
+    }
+    assert all(case["added_us"] > 0 for case in hops)

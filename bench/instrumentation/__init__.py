@@ -1,0 +1,1 @@
+"""What Auditspan costs the service that it runs in."""
