@@ -5,14 +5,13 @@ calls are made here with raw bytes. What an answer means follows the OTLP specif
 and "Partial Success" (https://opentelemetry.io/docs/specs/otlp/), with one difference: what is not known to
 depend on the request itself is always worth another try, because the records stay on disk meanwhile.
 
-An audited service loads neither gRPC nor protobuf for delivery, and h2 only with its first gRPC connection.
+An audited service loads neither gRPC nor protobuf for delivery, and h2 or http.client only with the first connection,
+in the thread that delivers.
 """
 
 from __future__ import annotations
 
 import contextlib
-import email.utils
-import http.client
 import os
 import ssl
 import threading
@@ -24,6 +23,7 @@ from urllib.parse import urlsplit
 from auditspan.shipper import protobuf
 
 if TYPE_CHECKING:
+    import http.client
     from pathlib import Path
 
     from auditspan.settings import Settings
@@ -114,8 +114,9 @@ def _tls(target: Target) -> ssl.SSLContext | None:
     return ssl.create_default_context(cadata=roots)
 
 
-# Held while h2 is imported, and waited for before a fork: a child that is born in the middle of an import waits for
-# ever when it imports the same. The import takes some 10 ms; a disk that hangs must not hold the application up.
+# Held while h2 or http.client is imported, and waited for before a fork: a child that is born in the middle of an
+# import waits for ever when it imports the same. The import takes some 10 ms; a disk that hangs must not hold the
+# application up.
 _importing = threading.RLock()
 _FORK_WAIT_S: Final = 1.0
 
@@ -191,7 +192,11 @@ class _GrpcSender:
 
 class _HttpSender:
     def __init__(self, target: Target) -> None:
+        with _importing:
+            import http.client  # noqa: PLC0415 - see the module
+
         parts = urlsplit(target.endpoint)
+        self._failures = (OSError, http.client.HTTPException)
         path = parts.path.rstrip("/")
         self._path = path if path.endswith(TRACES_PATH) else path + TRACES_PATH
         self._headers = {**dict(target.headers), "content-type": "application/x-protobuf"}
@@ -213,7 +218,7 @@ class _HttpSender:
                     raise
                 self.close()  # servers close what has been idle for some seconds, which is no news
                 response, content = self._post(body, timeout_s)
-        except (OSError, http.client.HTTPException) as problem:
+        except self._failures as problem:
             self.close()
             return NotTaken("later", f"{type(problem).__name__}: {problem}")
         if 200 <= response.status < 300:
@@ -306,6 +311,8 @@ def _status_message(content: bytes) -> str:
 
 def _retry_after(value: str) -> float | None:
     """Seconds from a Retry-After header (RFC 9110 section 10.2.3): a number or a date."""
+    import email.utils  # noqa: PLC0415 - there since http.client is
+
     if value.strip().isdigit():
         return _bounded(float(value))
     try:
