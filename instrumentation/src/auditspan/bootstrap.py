@@ -96,7 +96,7 @@ def _start_with(provider: TracerProvider) -> None:
     running = getattr(trace.get_tracer_provider(), PROCESSOR, None)
     if running is not None:
         # A second provider, which the application uses beside the global one: one process, one sequence of records.
-        attach(provider, running)
+        attach(provider, running, exits=running.carries_context)
         setattr(provider, PROCESSOR, running)
         return
     service_name = str(provider.resource.attributes.get("service.name", ""))
@@ -118,7 +118,7 @@ def install(
 ) -> AuditSpanProcessor:
     """Let the spans of *provider* become records in *sink*, whatever its sampler drops; *policy* is that of *chosen*."""
     processor = processor_of(provider, chosen, sink, policy)
-    attach(provider, processor)
+    attach(provider, processor, exits=processor.carries_context)
     setattr(provider, PROCESSOR, processor)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=processor.flood.after_fork)

@@ -12,13 +12,13 @@ none: an action without a name is better than an action under somebody else's.
 
 from __future__ import annotations
 
-import threading
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
-from opentelemetry import trace
 
 from auditspan import attributes as names
 
@@ -27,17 +27,20 @@ if TYPE_CHECKING:
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
+    from opentelemetry.trace import SpanContext
     from opentelemetry.util.types import AnyValue
 
     from auditspan.pseudonyms import ActorNames
     from auditspan.rules import Rule
+    from auditspan.told import Told
 
 _UPSTREAM = otel_context.create_key("auditspan-upstream")
 _KEPT = otel_context.create_key("auditspan-kept")
 _STATE = otel_context.create_key("auditspan-state")
 _ANNOUNCED: Final[ContextVar[Announced | None]] = ContextVar("auditspan-announced", default=None)
-_SLOT: Final = "_auditspan"  # attribute of an SDK span object
-_MAX_LIVE_TRACES: Final = 65_536  # spans that are never ended must not fill the memory
+SLOT: Final = "_auditspan"  # attribute of an SDK span object
+_NOTHING: Final[frozenset[str]] = frozenset()
+_MAX_OPEN_SPANS: Final = 65_536  # those that are never ended must not fill the memory
 
 
 @dataclass(slots=True, unsafe_hash=True)  # not frozen: that triples the price of making one
@@ -80,12 +83,13 @@ class Upstream:
         return Upstream(rejected=WRONG_PURPOSE)
 
 
-_NO_UPSTREAM: Final = Upstream()
+NO_UPSTREAM: Final = Upstream()
+_NOBODY: Final = Actor(names.UNKNOWN, origin=names.UNVERIFIED)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # as Actor
 class Facts:
-    """What a framework tells of one request; empty strings where it can't say.
+    """What a framework tells of one request; empty strings where it can't say. Made anew for each answer.
 
     *changes* says whether the request may change something. *route* is the pattern that reads are asked for by:
     ``/orders/{order_id}``, or ``/shop.Billing/GetInvoice``; *unrouted* that no pattern matched, and it is the path.
@@ -135,6 +139,12 @@ class Emitter(Protocol):
     def is_read_method(self) -> Callable[[str], bool]:
         """Whether the RPC ``/package.Service/Method`` changes nothing."""
 
+    def passes(self, span: ReadableSpan, state: AuditedSpan, method: str, status: int) -> bool:
+        """Whether an HTTP request that is answered so is plainly no record."""
+
+    def concluding(self, span: Span, state: AuditedSpan) -> None:
+        """The whole response to *span*'s request is about to be sent; never raises."""
+
     @property
     def actors(self) -> ActorNames:
         """How actors are called in what leaves this process."""
@@ -146,7 +156,6 @@ class Emitter(Protocol):
         """The last of that response is about to be sent; never raises."""
 
 
-@dataclass(slots=True, eq=False)
 class AuditedSpan:
     """What is known so far about the record that a span may become; filled until the span ends.
 
@@ -157,17 +166,12 @@ class AuditedSpan:
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
     them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
-    *before* all that it had then, *told* those of the record with what they were made of. A state stays useful after its span has *ended*: work in the background goes on in its name.
+    *before* all that it had then, *told* those of the record. A state stays useful after its span has *ended*: work in
+    the background goes on in its name.
     """
 
-    span_id: str
-    trace_id: int
-    entry: bool
-    upstream: Upstream = field(default_factory=Upstream)
-    parent: AuditedSpan | None = None
-    emitter: Emitter | None = None
+    # Defaults of the class, since one of these is made for each request, and most requests are not audited.
     source: Source | None = None
-    carried: frozenset[str] = frozenset()
     wanted: bool = False
     certain: bool = False
     ended: bool = False
@@ -180,11 +184,35 @@ class AuditedSpan:
     reason: str = ""
     target_type: str = ""
     target_id: str = ""
-    record_id: str = ""
+    record_id: bytes = b""
     rule: Rule | None = None
-    shown: Mapping[str, AnyValue] = field(default_factory=dict)
-    before: Mapping[str, AnyValue] = field(default_factory=dict)
-    told: tuple[Facts, Actor | None, Mapping[str, AnyValue]] | None = None
+    shown: Mapping[str, AnyValue] = MappingProxyType({})
+    before: Mapping[str, AnyValue] = MappingProxyType({})
+    told: Told | None = None
+
+    def __init__(
+        self,
+        span_id: str,
+        trace_id: int,
+        *,
+        entry: bool,
+        upstream: Upstream = NO_UPSTREAM,
+        parent: AuditedSpan | None = None,
+        emitter: Emitter | None = None,
+        carried: frozenset[str] = frozenset(),
+        certain: bool = False,
+        actor: Actor | None = None,
+    ) -> None:
+        """*span_id* is 16 hex digits."""
+        self.span_id = span_id
+        self.trace_id = trace_id
+        self.entry = entry
+        self.upstream = upstream
+        self.parent = parent
+        self.emitter = emitter
+        self.carried = carried
+        self.certain = certain
+        self.actor = actor
 
     def root(self) -> AuditedSpan:
         """The entry span around this one, or the outermost audited span where nothing came in."""
@@ -203,7 +231,7 @@ class AuditedSpan:
         said = self.actor
         if said is not None:
             return actors.known_here(said) if actors is not None else said
-        framework = self._from_framework()
+        framework = self._from_framework() if self.source is not None else None
         named = framework is not None and framework.id != names.ANONYMOUS
         if framework is not None and actors is not None:
             framework = actors.known_here(framework)
@@ -217,7 +245,7 @@ class AuditedSpan:
             return replace(asserted, origin=names.ASSERTED, delegate=asserted.delegate or relay)
         if self.parent is not None:
             return self.parent.effective_actor()
-        return framework or Actor(names.UNKNOWN, origin=names.UNVERIFIED)
+        return framework or _NOBODY
 
     def named(self) -> Iterator[Actor | None]:
         """Everybody who was named in this span or around it, as they were named here."""
@@ -245,10 +273,51 @@ class AuditedSpan:
             return None
 
 
+class _Lazily:
+    """An attribute that is found out when somebody asks, once."""
+
+    def __init__(self, find_out: Callable[[Any], object]) -> None:
+        self._find_out = find_out
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> object:
+        found = vars(instance)[self._name] = self._find_out(instance)
+        return found
+
+
+class OpenedSpan(AuditedSpan):
+    """The state of a span that the SDK has just started; what is in its context is read when somebody asks."""
+
+    emitter: Emitter
+    parent: AuditedSpan | None = None
+    upstream: Upstream = NO_UPSTREAM
+
+    def __init__(  # not the other one's: a request that is not audited pays for each line
+        self, span_context: SpanContext, emitter: Emitter, origin: Context, *, entry: bool
+    ) -> None:
+        """*origin* is the context that the span began in."""
+        self.span_context = span_context
+        self.emitter = emitter
+        self.origin = origin
+        self.entry = entry
+
+    if not TYPE_CHECKING:
+        span_id = _Lazily(lambda self: trace.format_span_id(self.span_context.span_id))
+        trace_id = _Lazily(lambda self: self.span_context.trace_id)
+        carried = _Lazily(
+            lambda self: (
+                carried(self.origin)
+                | (self.parent.carried if self.parent is not None and not self.entry else frozenset())
+            )
+        )
+
+
 def upstream(context: Context | None = None) -> Upstream:
     """The caller's ``audit-context`` in *context* (default: the current one), or an empty one."""
     found = otel_context.get_value(_UPSTREAM, context)
-    return found if isinstance(found, Upstream) else _NO_UPSTREAM
+    return found if isinstance(found, Upstream) else NO_UPSTREAM
 
 
 def with_upstream(value: Upstream, context: Context | None = None) -> Context:
@@ -284,6 +353,35 @@ def current(context: Context | None = None) -> AuditedSpan | None:
     return found if found is not None else live.only(span_context.trace_id)
 
 
+def around(context: Context | None = None) -> AuditedSpan | None:
+    """As ``current``, without a guess: only what *context* itself leads to."""
+    span = trace.get_current_span(context)
+    found = of_span(span)
+    return found if found is not None else _in_context(context, span.get_span_context().trace_id)
+
+
+def stay_findable(context: Context | None = None) -> None:
+    """Let code under a child that sampling drops, whose span has no state, find the audited span of *context*.
+
+    The child is made current in a context derived from the one that this changes. It is left changed: whoever
+    attached the request's context restores the one before.
+    """
+    state = of_span(trace.get_current_span(context))
+    if state is not None and otel_context.get_value(_STATE) is not state:
+        otel_context.attach(with_state(state))
+
+
+def carried(context: Context | None = None) -> frozenset[str]:
+    """The audit attributes that baggage names: a client may have sent it, and somebody may copy it onto spans.
+
+    By name, not by value: a copy may be cut, and be looked at where the baggage is no longer current.
+    """
+    entries = baggage.get_all(context)
+    if not entries:
+        return _NOTHING
+    return frozenset(key for key in entries if key.startswith(names.PREFIX))
+
+
 def await_announcement() -> Announced:
     """Begin to listen for an actor that is named before the entry span starts.
 
@@ -302,13 +400,13 @@ def announced() -> Announced | None:
 
 def of_span(span: object) -> AuditedSpan | None:
     """The audited span that *span* belongs to: its own state, or that of the nearest one around it."""
-    found = getattr(span, _SLOT, None)
+    found = getattr(span, SLOT, None)
     return found if isinstance(found, AuditedSpan) else None
 
 
 def bind(span: object, state: AuditedSpan) -> None:
     """Let code under *span* find *state*."""
-    setattr(span, _SLOT, state)
+    setattr(span, SLOT, state)
 
 
 def _in_context(context: Context | None, trace_id: int) -> AuditedSpan | None:
@@ -326,32 +424,33 @@ def _in_context(context: Context | None, trace_id: int) -> AuditedSpan | None:
 
 
 class _Live:
-    """The outermost audited spans that are open in this process, by trace id."""
+    """The audited spans that are open in this process, by span id. A dict's single operations are atomic."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._by_trace: dict[int, tuple[AuditedSpan, ...]] = {}
+        self._open: dict[int, AuditedSpan] = {}
 
-    def add(self, state: AuditedSpan) -> None:
-        with self._lock:
-            if len(self._by_trace) >= _MAX_LIVE_TRACES:
-                self._by_trace.pop(next(iter(self._by_trace)))
-            self._by_trace[state.trace_id] = (*self._by_trace.get(state.trace_id, ()), state)
+    def add(self, span_id: int, state: AuditedSpan) -> None:
+        """Until ``remove``, or until too many others have come."""
+        if len(self._open) >= _MAX_OPEN_SPANS:
+            self._open.pop(next(iter(self._open)), None)
+        self._open[span_id] = state
 
-    def remove(self, state: AuditedSpan) -> None:
-        with self._lock:
-            left = tuple(s for s in self._by_trace.pop(state.trace_id, ()) if s is not state)
-            if left:
-                self._by_trace[state.trace_id] = left
+    def of(self, span_id: int) -> AuditedSpan | None:
+        """The state of the span, if it is an audited one that is open."""
+        return self._open.get(span_id)
+
+    def remove(self, span_id: int) -> None:
+        """It has ended."""
+        self._open.pop(span_id, None)
 
     def only(self, trace_id: int) -> AuditedSpan | None:
-        """The one that is open in the trace, None when there are several or none."""
-        found = self._by_trace.get(trace_id, ())
+        """The outermost one that is open in the trace, None when there are several or none."""
+        found = [
+            state
+            for state in list(self._open.values())
+            if state.trace_id == trace_id and (state.entry or state.parent is None)
+        ]
         return found[0] if len(found) == 1 else None
-
-    def after_fork(self) -> None:
-        """In the child: another thread may have held the lock."""
-        self._lock = threading.Lock()
 
 
 # Global because OpenTelemetry's context is: a span that sampling dropped leads nowhere else.

@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Final
 
 from auditspan import attributes as names
 from auditspan.context import Facts
+from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -89,21 +90,14 @@ def http_facts(
     *route* is the pattern that matched, empty when none did; *path* the path without query; *status* 0 when no
     response was sent; *parameters* the path parameters, read off *path* when None; *location* the redirect's target.
     """
-    action, target_type, target_parameters = _http_action(method, route)
-    if target_parameters and parameters is None:
-        parameters = match_path(route, path)
-    target_id = "/".join(str((parameters or {}).get(name, "")) for name in target_parameters)
+    action, target_type, target_parameters, known_route, changes = _http_action(method, route)
+    target_id = ""
+    if target_parameters:
+        if parameters is None:
+            parameters = match_path(route, path)
+        target_id = "/".join([str(parameters.get(name, "")) for name in target_parameters])
     outcome, reason = _http_outcome(status, action, location)
-    return Facts(
-        action=action,
-        outcome=outcome,
-        reason=reason,
-        target_type=target_type,
-        target_id=target_id,
-        route=plain_route(route) or path,
-        changes=method not in SAFE_METHODS,
-        unrouted=not route,
-    )
+    return Facts(action, outcome, reason, target_type, target_id, known_route or path, changes, not route)
 
 
 def grpc_facts(full_method: str, *, status: int, details: str = "", read: bool = False) -> Facts:
@@ -125,15 +119,16 @@ def grpc_facts(full_method: str, *, status: int, details: str = "", read: bool =
 
 def span_facts(span: ReadableSpan, *, is_read_method: ReadMethods) -> Facts:
     """Facts that the span's own HTTP or RPC attributes give, for a framework that has no extractor."""
-    attributes = span.attributes or {}
-    method = attributes.get("http.request.method") or attributes.get("http.method")
-    if isinstance(method, str):
+    attributes = attributes_of(span)
+    if method := http_method(attributes):
         path = str(attributes.get("url.path") or attributes.get("http.target") or "").partition("?")[0]
-        return http_facts(method, str(attributes.get("http.route") or ""), path, status=http_status(span))
-    service, method = attributes.get("rpc.service"), attributes.get("rpc.method")
-    if isinstance(service, str) and isinstance(method, str):
+        return http_facts(
+            method, str(attributes.get("http.route") or ""), path, status=http_status(attributes)
+        )
+    service, name = attributes.get("rpc.service"), attributes.get("rpc.method")
+    if isinstance(service, str) and isinstance(name, str):
         status = attributes.get("rpc.grpc.status_code")
-        full_method = f"/{service}/{method}"
+        full_method = f"/{service}/{name}"
         return grpc_facts(
             full_method,
             status=status if isinstance(status, int) else 2 if not span.status.is_ok else 0,
@@ -152,9 +147,14 @@ def may_change(attributes: Mapping[str, object], is_read_method: ReadMethods) ->
     return service is not None and method is not None and not is_read_method(f"/{service}/{method}")
 
 
-def http_status(span: ReadableSpan) -> int:
-    """The response's status on *span*, 0 when there is none."""
-    attributes = span.attributes or {}
+def http_method(attributes: Mapping[str, object]) -> str:
+    """The request's method in a span's *attributes*, empty when there is none."""
+    method = attributes.get("http.request.method") or attributes.get("http.method")
+    return method if isinstance(method, str) else ""
+
+
+def http_status(attributes: Mapping[str, object]) -> int:
+    """The response's status in a span's *attributes*, 0 when there is none."""
     status = attributes.get("http.response.status_code") or attributes.get("http.status_code")
     return status if isinstance(status, int) else 0
 
@@ -164,6 +164,13 @@ def match_path(route: str, path: str) -> dict[str, str]:
 
     Empty when they don't fit. A parameter takes one segment, the last one all that is left.
     """
+    parameters, pattern = _path_pattern(route)
+    found = pattern.fullmatch(path)
+    return dict(zip(parameters, found.groups(), strict=True)) if found else {}
+
+
+@lru_cache(maxsize=4096)
+def _path_pattern(route: str) -> tuple[tuple[str, ...], re.Pattern[str]]:
     found_names: list[str] = []
 
     def group(match: re.Match[str]) -> str:
@@ -174,8 +181,7 @@ def match_path(route: str, path: str) -> dict[str, str]:
     pattern = "([^/]+)".join(literal)
     if pattern.endswith("([^/]+)"):
         pattern = pattern.removesuffix("([^/]+)") + "(.+)"
-    found = re.fullmatch(pattern, path)
-    return dict(zip(found_names, found.groups(), strict=True)) if found else {}
+    return tuple(found_names), re.compile(pattern)
 
 
 @lru_cache(maxsize=4096)
@@ -226,8 +232,8 @@ def glob(pattern: str) -> re.Pattern[str]:
 
 
 @lru_cache(maxsize=4096)
-def _http_action(method: str, route: str) -> tuple[str, str, tuple[str, ...]]:
-    """Action, target type, and the parameters whose values are the target's id."""
+def _http_action(method: str, route: str) -> tuple[str, str, tuple[str, ...], str, bool]:
+    """Action, target type, the parameters whose values are the target's id, the plain route, whether it may change."""
     segments = [s for s in plain_route(route).split("/") if s]
     last = segments[-1] if segments else ""
     verb = ""
@@ -238,7 +244,8 @@ def _http_action(method: str, route: str) -> tuple[str, str, tuple[str, ...]]:
     action = VERBS.get(verb.lower(), verb.upper().replace("-", "_")) if verb else ""
     if not action or (method in SAFE_METHODS and action not in _READING_VERBS):
         action = "READ" if method in SAFE_METHODS else _BY_METHOD.get(method, "EXECUTE")
-    return action, *_target(segments, creates=action == "CREATE" and not verb)
+    target = _target(segments, creates=action == "CREATE" and not verb)
+    return action, *target, plain_route(route), method not in SAFE_METHODS
 
 
 def _is_verb(method: str, segments: list[str]) -> bool:
@@ -270,8 +277,8 @@ def _target(segments: list[str], *, creates: bool) -> tuple[str, tuple[str, ...]
 
 
 def _http_outcome(status: int, action: str, location: str) -> tuple[str, str]:
-    if status == 0:
-        return "", ""
+    if status < 300:
+        return names.SUCCESS if status else "", ""
     if status in _DENIED_STATUS or (status == 400 and action == "LOGIN"):
         try:
             return names.DENIED, f"{status} {HTTPStatus(status).phrase}"

@@ -12,53 +12,47 @@ here survives in the record unless the application itself may have set it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import re
-import secrets
 import time
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
 from auditspan import context, losses
-from auditspan.context import AuditedSpan, Facts, Upstream
+from auditspan.context import Facts, OpenedSpan
 from auditspan.decisions import Decisions
-from auditspan.facts import may_change, span_facts
+from auditspan.facts import http_method, http_status, may_change, span_facts
 from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
 from auditspan.policy import Policy
 from auditspan.propagation.counts import ContextCounts
-from auditspan.pseudonyms import key_id
 from auditspan.rules import AUDIT, SKIP
+from auditspan.spans import PlainKeys, attributes_of, copy_attributes, put
+from auditspan.told import Sequence, Told, uuid7
 from auditspan.wire import SpanEncoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.trace import Tracer
-    from opentelemetry.util.types import AnyValue, Attributes
+    from opentelemetry.util.types import AnyValue
 
+    from auditspan.context import AuditedSpan, Upstream
     from auditspan.flood import Counter
     from auditspan.pseudonyms import ActorNames
     from auditspan.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_is_ours: Final = re.compile(
-    re.escape(names.PREFIX)
-).match  # a third of the cost of startswith in a generator
-_MAX_OPEN_SPANS: Final = 65_536  # those that are never ended must not fill the memory
-
-_ENTRY_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+_SERVER: Final = SpanKind.SERVER
+_CONSUMER: Final = SpanKind.CONSUMER
 
 # Where the collector finds the other end of the connection, in the order of its trust.
 _ADDRESSES: Final = (
@@ -93,18 +87,17 @@ class AuditSpanProcessor(SpanProcessor):
         self._policy = policy or Policy()
         self.actors: Final[ActorNames] = self._policy.actors
         self.span_attributes: Final = settings.span_attributes
+        self.carries_context: Final = settings.context_keys_file is not None
         self.decisions: Final = Decisions(settings, self._policy.rules)
         self.is_read_method: Final = self.decisions.is_read_method
         self.context_counts: Final = ContextCounts()
-        self._states: dict[int, AuditedSpan] = {}  # by span id; a dict's single operations are atomic
+        self._plain = PlainKeys()
         self._encoder = SpanEncoder()
         self._warned = False
         self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
         # A sink that can't count gets everything in full.
         self._open_tally: Any = getattr(sink, "open_tally", None)
-        # Streams and their numbers that nothing came of: left out, they would look like losses.
-        self._unused: list[tuple[AnyValue, AnyValue]] = []
-        self._counters: dict[str, Iterator[int]] = {}  # by emitter
+        self._sequences: dict[str, Sequence] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
 
     # -- OpenTelemetry's side
@@ -112,14 +105,17 @@ class AuditSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Give *span* a state of its own, or let it find the one around it."""
         try:
-            if span.kind in _ENTRY_KINDS:
+            kind = span.kind
+            if kind is _SERVER or kind is _CONSUMER:
                 self._enter(span, parent_context)
-            elif _tagged(span.attributes):
-                self._begin_inner(span, parent_context)
-            else:
-                around = context.current(parent_context)
+            elif not (attributes := attributes_of(span)) or self._plain(attributes):
+                # Most are right inside the request's span or inside one that knows it.
+                parent = trace.get_current_span(parent_context)
+                around = getattr(parent, context.SLOT, None) or context.around(parent_context)
                 if around is not None:
-                    context.bind(span, around)
+                    setattr(span, context.SLOT, around)
+            else:
+                self._begin_inner(span, parent_context)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -127,15 +123,19 @@ class AuditSpanProcessor(SpanProcessor):
         """Append the record that *span* is, if it is one. On return it survives the process."""
         if span.context is None:
             return
-        state = self._states.pop(span.context.span_id, None)
-        if state is None:
+        state = context.live.of(span.context.span_id)
+        if state is None or state.emitter is not self:
             return
+        context.live.remove(span.context.span_id)
         state.ended = True
+        if state.held:
+            return
         try:
-            if state.entry or state.parent is None:
-                context.live.remove(state)
-            if not state.held:
-                self._write(state, span, span.end_time or time.time_ns())
+            if state.source is None and state.entry:
+                attributes = attributes_of(span)
+                if self.passes(span, state, http_method(attributes), http_status(attributes)):
+                    return
+            self._write(state, span, span.end_time or time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -150,33 +150,48 @@ class AuditSpanProcessor(SpanProcessor):
 
     # -- the extractors' side
 
+    def passes(self, span: ReadableSpan, state: AuditedSpan, method: str, status: int) -> bool:
+        """Whether an HTTP request that ended so is plainly no record; what most reads are spared more than."""
+        if (
+            state.wanted
+            or state.certain
+            or state.held
+            or not self.decisions.passes(method, status)
+            or not self._plain(attributes_of(span))
+        ):
+            return False
+        state.judged = True
+        return True
+
+    def concluding(self, span: Span, state: AuditedSpan) -> None:
+        """The whole response is about to be sent: write the record now, then mark the ordinary *span*.
+
+        Where the instrumentation ends the span only after sending, a process killed in between would have answered
+        without a record. Never raises.
+        """
+        try:
+            self._write(state, span, time.time_ns())
+            if not state.shown:
+                self._show(state, span)
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+
     def responding(self, span: Span, state: AuditedSpan) -> None:
         """The response is about to start: put what is known on the ordinary *span*, while it can still change.
 
         Last, so that a full span evicts others' attributes and not these. Never raises.
         """
         try:
-            attributes = _copy(span.attributes)
-            facts = self._settled(state, span, attributes)
-            state.judged = True
-            if not self._is_record(state, facts):
-                if _tagged(attributes):  # not by us, so it shall be no record at the collector either
-                    span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
-                return
-            state.certain = True
-            if self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
+            attributes = copy_attributes(span)
+            self._judge(state, span, attributes)
+            self._show(state, span)
+            if state.shown:
                 state.before = attributes
-                state.shown = {**self._own(state, facts), names.DELIVERY: names.DELIVERY_SPOOL}
-                span.set_attributes(state.shown)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
     def finishing(self, span: Span, state: AuditedSpan) -> None:
-        """The last of the response is about to be sent: write the record now.
-
-        Where the instrumentation ends the span only afterwards, a process killed in between would have answered
-        without a record. Never raises.
-        """
+        """The last of a response is about to be sent, whose start was told: write the record now. Never raises."""
         try:
             self._write(state, span, time.time_ns())
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -194,13 +209,17 @@ class AuditSpanProcessor(SpanProcessor):
 
     def begin_record(self, span: Span) -> AuditedSpan:
         """Make the open *span* a record of its own inside the audited span around it."""
-        around = context.of_span(span)
-        upstream = Upstream() if around is not None else self._upstream(queue=False)
-        carried = _carried() | (around.carried if around is not None else frozenset())
-        state = self._state(span, entry=False, parent=around, upstream=upstream, carried=carried)
+        return self._begin_record(span, context.of_span(span) or context.current())
+
+    def _begin_record(self, span: Span, around: AuditedSpan | None) -> AuditedSpan:
+        state = OpenedSpan(span.get_span_context(), self, otel_context.get_current(), entry=False)
+        if around is not None:
+            state.parent = around
+        else:
+            state.upstream = self._upstream(state.origin, queue=False)
         state.wanted = state.certain = True
-        if around is None:
-            context.live.add(state)
+        context.bind(span, state)
+        context.live.add(state.span_context.span_id, state)
         return state
 
     # -- the spool's side
@@ -227,33 +246,34 @@ class AuditSpanProcessor(SpanProcessor):
     def _write_loss(self, lost: int, reason: str, since_ns: int) -> bool:
         now = time.time_ns()
         span = losses.span_of(self.tracer, since_ns, now)
-        attributes = losses.attributes_of(uuid7(), self._sink.stream_id, lost, reason)
-        self._number(attributes)
-        return self._sink.append(self._encoder.encode(span, attributes, now))
+        attributes = losses.attributes_of(uuid7().decode(), self._sink.stream_id, lost, reason)
+        return self._sink.append(self._encoder.encode(span, attributes, now, self._place()))
 
     # -- inside
 
     def _enter(self, span: Span, parent_context: Context | None) -> None:
+        span_context = span.context
+        origin = parent_context if parent_context is not None else otel_context.get_current()
+        state = OpenedSpan(span_context, self, origin, entry=True)
         parent = span.parent
-        inside = context.current(parent_context) if parent is not None and not parent.is_remote else None
-        queue = span.kind is SpanKind.CONSUMER
-        upstream = self._upstream(parent_context, queue=queue) if inside is None else Upstream()
-        carried = _carried(parent_context)
-        state = self._state(span, entry=True, parent=inside, upstream=upstream, carried=carried)
-        attributes = _copy(span.attributes)
-        state.certain = self._policy.rules.promises(
-            attributes, default=span.kind is SpanKind.SERVER and may_change(attributes, self.is_read_method)
-        )
-        if _tagged(attributes):
+        if parent is not None and not parent.is_remote:
+            state.parent = context.current(origin)
+        if state.parent is None:
+            state.upstream = self._upstream(origin, queue=span.kind is _CONSUMER)
+        attributes = attributes_of(span)
+        if self._policy.rules.promises(
+            attributes, default=span.kind is _SERVER and may_change(attributes, self.is_read_method)
+        ):
+            state.certain = True
+        if not self._plain(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
-        context.live.add(state)
-        # Left in the context on purpose: the instrumentation makes the span current in a context derived from this
-        # one, so that code under a child that sampling drops finds the state; whoever attached the request's context
-        # restores the one before.
-        otel_context.attach(context.with_state(state))
+        context.bind(span, state)
+        context.live.add(span_context.span_id, state)
 
-    def _upstream(self, parent_context: Context | None = None, *, queue: bool) -> Upstream:
-        said = context.upstream(parent_context)
+    def _upstream(self, origin: Context, *, queue: bool) -> Upstream:
+        said = context.upstream(origin)
+        if said is context.NO_UPSTREAM:
+            return said
         counted = said.at(queue=queue)
         if counted is not said:
             self.context_counts.note(counted)
@@ -261,57 +281,36 @@ class AuditSpanProcessor(SpanProcessor):
 
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
         around = context.current(parent_context)
-        carried = _carried(parent_context) | (around.carried if around is not None else frozenset())
-        said = self._said(span.attributes or {}, {}, carried)
+        carried = context.carried(parent_context) | (around.carried if around is not None else frozenset())
+        said = self._said(attributes_of(span), {}, carried)
         span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         if around is not None:
             context.bind(span, around)
         if said:
-            self.begin_record(span)
-
-    def _state(
-        self,
-        span: Span,
-        *,
-        entry: bool,
-        parent: AuditedSpan | None,
-        upstream: Upstream,
-        carried: frozenset[str],
-    ) -> AuditedSpan:
-        span_context = span.get_span_context()
-        state = AuditedSpan(
-            span_id=trace.format_span_id(span_context.span_id),
-            trace_id=span_context.trace_id,
-            entry=entry,
-            parent=parent,
-            upstream=upstream,
-            carried=carried,
-            emitter=self,
-        )
-        context.bind(span, state)
-        if len(self._states) >= _MAX_OPEN_SPANS:
-            self._states.pop(next(iter(self._states)), None)
-        self._states[span_context.span_id] = state
-        return state
+            self._begin_record(span, around)
 
     def _write(self, state: AuditedSpan, span: ReadableSpan, end_time_ns: int) -> None:
         if state.written or (state.judged and not (state.wanted or state.certain)):
             return
-        attributes = _copy(span.attributes)
-        facts = self._settled(state, span, attributes)
-        if self._is_record(state, facts):
+        attributes = copy_attributes(span)
+        for key, value in state.shown.items():  # ours come last, with what happened since
+            if attributes.get(key) == value:
+                del attributes[key]
+        told = self._judge(state, span, attributes)
+        if told is not None:
             state.written = True
             if span.dropped_attributes:
                 attributes = _refilled(state, attributes)
-            if facts.outcome == names.DENIED and self._folds(state, facts, span, attributes, end_time_ns):
+            if told.facts.outcome == names.DENIED and self._folds(state, told, span, attributes, end_time_ns):
                 return
-            span = self._complete(state, facts, span, attributes)
-            self._sink.append(self._encoder.encode(span, attributes, end_time_ns))
+            span = self._policy.limit(state, span, attributes)
+            ours = told.encoded + self._place()
+            self._sink.append(self._encoder.encode(span, attributes, end_time_ns, ours))
 
     def _folds(
         self,
         state: AuditedSpan,
-        facts: Facts,
+        told: Told,
         span: ReadableSpan,
         attributes: dict[str, AnyValue],
         end_time_ns: int,
@@ -319,7 +318,7 @@ class AuditSpanProcessor(SpanProcessor):
         """Whether this denied request is one of a flood of nobody's, and counted there."""
         if not state.entry or state.wanted or self._open_tally is None:
             return False
-        actor = state.effective_actor()
+        actor, facts = state.effective_actor(), told.facts
         if not is_nobody(actor.id, actor.origin):
             return False
         address = self._policy.client(state, attributes)
@@ -336,35 +335,79 @@ class AuditSpanProcessor(SpanProcessor):
         key: Key,
     ) -> Counter:
         """A record that stands for this request and more like it: without a target, or an address, of one of them."""
-        told = {
+        kept = {
             name: value for name, value in attributes.items() if key.address != ANY or name not in _ADDRESSES
         }
         facts = Facts("EXECUTE", names.DENIED) if key.route == ANY else replace(facts, target_id="")
-        span = self._complete(state, facts, span, told)
+        told = self._told(state, facts)
+        span = self._policy.limit(state, span, kept)
+        sequence = self._sequence()
+        number = sequence.next()
         try:
-            counter: Counter = self._open_tally(self._encoder.pieces(span, told))
+            ours = told.encoded + sequence.place(number)
+            counter: Counter = self._open_tally(self._encoder.pieces(span, kept, ours))
         except OSError:
-            self._unused.append((told[names.SEQUENCE_STREAM], told[names.SEQUENCE_NUMBER]))
+            sequence.give_back(number)
             raise
         return counter
 
-    def _settled(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Facts:
+    def _judge(self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue]) -> Told | None:
+        """What the record of *span* says, None when it is none; of its *attributes*, those remain that it keeps."""
+        plain = self._plain(attributes)
+        facts = self._settled(state, span, attributes, plain=plain)
+        state.judged = True
+        if not self._is_record(state, facts):
+            state.told = None
+            return None
+        state.certain = True
+        if not plain:
+            self._clear(state, attributes)
+        # Asked for when the response starts and when it ends; in between, little changes.
+        told = state.told
+        if told is None or told.facts != facts or told.said != state.actor:
+            told = state.told = self._told(state, facts)
+        return told
+
+    def _told(self, state: AuditedSpan, facts: Facts) -> Told:
+        return Told(state, facts, self._as_shown(state, facts), state.effective_actor())
+
+    def _show(self, state: AuditedSpan, span: Span) -> None:
+        """Put on the ordinary *span* what its record says, or that there is none, while it can still change."""
+        if state.told is None:
+            # What is there is not by us, so it shall be no record at the collector either.
+            if not self._plain(attributes_of(span)):
+                span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
+        elif self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
+            shown = state.told.mapping()
+            shown[names.DELIVERY] = names.DELIVERY_SPOOL
+            state.shown = shown
+            put(span, shown)
+
+    def _settled(
+        self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue], *, plain: bool
+    ) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
         found = self._facts(state, span)
-        if _tagged(attributes):
-            said = self._said(attributes, state.shown, state.carried | _carried())
+        if not plain:
+            said = self._said(attributes, state.shown, state.carried | context.carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
         ruled = self._policy.apply(state, found, attributes)
+        if (
+            ruled.outcome in names.OUTCOMES
+            and ruled.action.isupper()
+            and not (state.action or state.outcome or state.reason or state.target_type or state.target_id)
+        ):
+            return ruled
         outcome = state.outcome or ruled.outcome
         return Facts(
-            action=(state.action or ruled.action or "EXECUTE").upper(),
-            outcome=outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
-            reason=state.reason or ruled.reason,
-            target_type=state.target_type or ruled.target_type,
-            target_id=state.target_id or ruled.target_id,
-            route=ruled.route,
-            changes=ruled.changes,
-            unrouted=ruled.unrouted,
+            (state.action or ruled.action or "EXECUTE").upper(),
+            outcome if outcome in names.OUTCOMES else self._outcome_of_status(span),
+            state.reason or ruled.reason,
+            state.target_type or ruled.target_type,
+            state.target_id or ruled.target_id,
+            ruled.route,
+            ruled.changes,
+            ruled.unrouted,
         )
 
     @staticmethod
@@ -417,63 +460,34 @@ class AuditSpanProcessor(SpanProcessor):
             and not (key in shown and shown[key] == value)
         }
 
-    def _complete(
-        self, state: AuditedSpan, facts: Facts, span: ReadableSpan, attributes: dict[str, AnyValue]
-    ) -> ReadableSpan:
-        """Make *attributes* of *span* those of its record: nobody else's of ours, and ours last. The rest of the record."""
-        foreign = [key for key in attributes if key.startswith(names.PREFIX)]
-        if foreign:
-            carried = state.carried | _carried()
-            for key in foreign:
-                if key in _OURS or key in carried:
-                    del attributes[key]
-        span = self._policy.limit(state, span, attributes)
-        attributes |= self._own(state, facts)
-        self._number(attributes)
-        return span
+    def _clear(self, state: AuditedSpan, attributes: dict[str, AnyValue]) -> None:
+        """Take what is nobody's to say but ours from the *attributes* that a record gets."""
+        carried = state.carried | context.carried()
+        for key in [key for key in attributes if key.startswith(names.PREFIX)]:
+            if key in _OURS or key in carried:
+                del attributes[key]
 
-    def _number(self, attributes: dict[str, AnyValue]) -> None:
+    def _as_shown(self, state: AuditedSpan, facts: Facts) -> Facts:
+        """*facts* without the names that may not leave this process."""
+        if not self.actors.hides:
+            return facts
+        return replace(
+            facts,
+            reason=self._policy.without_people(state, facts.reason),
+            target_id=self._policy.without_people(state, facts.target_id),
+        )
+
+    def _sequence(self) -> Sequence:
         stream = self._sink.stream_id  # another one in a forked child
-        attributes[names.SEQUENCE_STREAM] = stream
-        if self._unused:
-            with contextlib.suppress(IndexError):  # another thread was faster
-                of, number = self._unused.pop()
-                if of == stream:
-                    attributes[names.SEQUENCE_NUMBER] = number
-                    return
-        # setdefault is atomic: of two threads with the first record, both count on with one counter.
-        attributes[names.SEQUENCE_NUMBER] = next(self._counters.setdefault(stream, count(1)))
+        sequence = self._sequences.get(stream)
+        if sequence is None:
+            # setdefault is atomic: two threads with the first records count on with one sequence.
+            sequence = self._sequences.setdefault(stream, Sequence(stream))
+        return sequence
 
-    def _own(self, state: AuditedSpan, facts: Facts) -> Mapping[str, AnyValue]:
-        # Asked for when the response starts and when it ends; in between, little changes.
-        if state.told is not None and state.told[:2] == (facts, state.actor):
-            return state.told[2]
-        said, actor = state.actor, state.effective_actor()
-        state.record_id = state.record_id or uuid7()
-        optional = {
-            names.PARENT_SPAN_ID: state.parent_record(),
-            names.ACTOR_TYPE: actor.type if actor.id != names.UNKNOWN else "",
-            names.ACTOR_ROLES: actor.roles,
-            names.ACTOR_SESSION: actor.session,
-            names.ACTOR_AUTH_METHOD: actor.auth_method,
-            names.ACTOR_DELEGATE: actor.delegate,
-            names.ACTOR_ID: actor.id,
-            names.ACTOR_KEY_ID: key_id(actor.id),
-            names.REASON: self._policy.without_people(state, facts.reason),
-            names.TARGET_TYPE: facts.target_type,
-            names.TARGET_ID: self._policy.without_people(state, facts.target_id),
-            names.CONTEXT_REJECTED: state.upstream.rejected,
-        }
-        own: dict[str, AnyValue] = {
-            names.SCHEMA_VERSION: names.SCHEMA_VERSION_VALUE,
-            names.RECORD_ID: state.record_id,
-            names.ACTOR_ORIGIN: actor.origin,
-            names.ACTION: facts.action,
-            names.OUTCOME: facts.outcome,
-            **{key: value for key, value in optional.items() if value},
-        }
-        state.told = (facts, said, own)
-        return own
+    def _place(self) -> bytes:
+        sequence = self._sequence()
+        return sequence.place(sequence.next())
 
     def _failed(self) -> None:
         # Once with its traceback: a defect of ours must be seen, and must not fill the service's log.
@@ -490,30 +504,3 @@ def _refilled(state: AuditedSpan, attributes: dict[str, AnyValue]) -> dict[str, 
         if address:
             attributes["client.address"] = address
     return attributes
-
-
-def _copy(attributes: Attributes) -> dict[str, AnyValue]:
-    # The SDK's mapping takes a lock for each key when it is read one by one, but not to copy.
-    copy = getattr(attributes, "copy", None)
-    copied: dict[str, AnyValue] = copy() if copy is not None else dict(attributes or {})
-    return copied
-
-
-def _carried(parent_context: Context | None = None) -> frozenset[str]:
-    """The audit attributes that baggage names: a client may have sent it, and somebody may copy it onto spans.
-
-    By name, not by value: a copy may be cut, and be looked at where the baggage is no longer current.
-    """
-    return frozenset(key for key in baggage.get_all(parent_context) if key.startswith(names.PREFIX))
-
-
-def _tagged(attributes: Attributes) -> bool:
-    return any(map(_is_ours, attributes or ()))
-
-
-def uuid7() -> str:
-    """A UUID of version 7 (RFC 9562 section 5.7): 48 bits of milliseconds, then random bits."""
-    number = (time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF) << 80 | secrets.randbits(80)
-    number = number & ~(0xF << 76) & ~(0x3 << 62) | 0x7 << 76 | 0x2 << 62
-    text = f"{number:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

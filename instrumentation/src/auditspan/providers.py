@@ -8,14 +8,12 @@ when it starts (baggage, for instance) must be there to be seen through.
 from __future__ import annotations
 
 import functools
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from auditspan import context
-from auditspan.sampler import AuditSampler
+from auditspan.sampler import audit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,17 +23,18 @@ _WATCHED: Final = "_auditspan"  # attribute of the API's wrapped function
 _told: Final[list[Callable[[TracerProvider], None]]] = []
 
 
-def attach(provider: TracerProvider, processor: SpanProcessor) -> None:
-    """Let *processor* hear of the spans of *provider*, whatever its sampler drops. There is no way back."""
-    sampler = AuditSampler(provider.sampler)
+def attach(provider: TracerProvider, processor: SpanProcessor, *, exits: bool = True) -> None:
+    """Let *processor* hear of the spans of *provider*, whatever its sampler drops. There is no way back.
+
+    *exits* as in ``sampler.audit``.
+    """
+    sampler = audit(provider.sampler, exits=exits)
     provider.sampler = sampler
     # Tracers copy the sampler. Some may be there already: a declarative configuration starts its own
     # instrumentations before us.
     for tracer in list(getattr(provider, "_tracers", {}).values()):
         tracer.sampler = sampler
     _add(provider, processor)
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=context.live.after_fork)
 
 
 def watch(arrived: Callable[[TracerProvider], None]) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased, Sampler, SamplingResult
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
-from auditspan.context import is_kept
+from auditspan import context
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,16 +21,42 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Link, TraceState
     from opentelemetry.util.types import Attributes
 
-# Work comes in by SERVER and CONSUMER spans. CLIENT and PRODUCER spans are how the signed audit-context learns the
-# destination it would go to; a dropped span has no attributes.
-_KEPT_KINDS: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER, SpanKind.CLIENT, SpanKind.PRODUCER})
+_ENTRIES: Final = frozenset({SpanKind.SERVER, SpanKind.CONSUMER})
+_EXITS: Final = frozenset({SpanKind.CLIENT, SpanKind.PRODUCER})
+
+
+def audit(sampler: Sampler, *, exits: bool = True) -> Sampler:
+    """*sampler*, except that spans which records need are recorded where it drops them.
+
+    Work comes in by SERVER and CONSUMER spans. With *exits*, CLIENT and PRODUCER spans are kept too: they are how the
+    signed audit-context learns the destination it would go to; a dropped span has no attributes.
+    """
+    if type(sampler).should_sample is ParentBased.should_sample:
+        # What always samples never drops, so the common case is spared our judgement.
+        judges = [
+            judge for name in _PARENT_BASED if isinstance(judge := getattr(sampler, name, None), Sampler)
+        ]
+        if len(judges) == len(_PARENT_BASED):
+            return ParentBased(*[j if j is ALWAYS_ON else AuditSampler(j, exits=exits) for j in judges])
+    return AuditSampler(sampler, exits=exits)
+
+
+# ParentBased's attributes in the order of its arguments.
+_PARENT_BASED: Final = (
+    "_root",
+    "_remote_parent_sampled",
+    "_remote_parent_not_sampled",
+    "_local_parent_sampled",
+    "_local_parent_not_sampled",
+)
 
 
 class AuditSampler(Sampler):
     """*wrapped*, except that spans which records need are recorded where it drops them."""
 
-    def __init__(self, wrapped: Sampler) -> None:
+    def __init__(self, wrapped: Sampler, *, exits: bool = True) -> None:
         self.wrapped = wrapped
+        self._kept_kinds = _ENTRIES | _EXITS if exits else _ENTRIES
 
     def should_sample(  # noqa: PLR0917 - the SDK's signature
         self,
@@ -49,11 +75,12 @@ class AuditSampler(Sampler):
         if result.decision is not Decision.DROP:
             return result
         if (
-            kind in _KEPT_KINDS
+            kind in self._kept_kinds
             or (attributes and any(key.startswith(names.PREFIX) for key in attributes))
-            or is_kept(parent_context)
+            or context.is_kept(parent_context)
         ):
             return SamplingResult(Decision.RECORD_ONLY, attributes, result.trace_state)
+        context.stay_findable(parent_context)
         return result
 
     def get_description(self) -> str:

@@ -60,3 +60,14 @@ def test_a_rule_goes_before_the_default_and_is_named_by_its_line():
     assert (skipped.audited, skipped.chosen, skipped.reason) == (False, True, "rules.yaml:2 says skip")
     assert (rpc.audited, rpc.chosen, rpc.reason) == (True, True, "rules.yaml:4 says audit")
     assert decisions.decide("/orders", "POST").audited is True
+
+
+@pytest.mark.parametrize("status", [0, 100, 200, 204, 302, 401, 500])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "POST", "DELETE"])
+def test_what_is_passed_over_is_a_read_that_went_well_where_nothing_else_is_asked_for(method, status):
+    nothing_asked = Decisions(Settings())
+    passes = nothing_asked.passes(method, status)
+    assert passes == (method in {"GET", "HEAD", "OPTIONS"} and 200 <= status < 300)
+    assert not (passes and nothing_asked.decide("/orders/{id}", method).audited)
+    assert not DECISIONS.passes(method, status)
+    assert not Decisions(Settings(), Rules((Rule(place="rules: rule 1", do="audit"),))).passes(method, status)

@@ -10,14 +10,21 @@ import pytest
 from auditspan import context
 from auditspan.bootstrap import install
 from auditspan.context import Actor, AuditedSpan, Facts, Upstream, with_upstream
-from auditspan.extractors import begin, finish, respond
-from auditspan.processor import uuid7
-from auditspan.sampler import AuditSampler
+from auditspan.extractors import begin, finish, hold, respond
+from auditspan.sampler import AuditSampler, audit
 from auditspan.settings import Settings
+from auditspan.told import uuid7
 from opentelemetry import baggage, trace
 from opentelemetry import context as otel_context
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import (
+    ALWAYS_OFF,
+    ALWAYS_ON,
+    Decision,
+    ParentBased,
+    Sampler,
+    TraceIdRatioBased,
+)
 from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.propagation import set_span_in_context
 
@@ -242,11 +249,11 @@ def test_outside_of_any_request_nothing_happens(running):
 
 
 def test_spans_that_never_end_do_not_fill_the_memory(monkeypatch):
-    monkeypatch.setattr(context, "_MAX_LIVE_TRACES", 10)
+    monkeypatch.setattr(context, "_MAX_OPEN_SPANS", 10)
     live = context._Live()
     for number in range(50):
-        live.add(AuditedSpan(span_id="0" * 16, trace_id=number, entry=True))
-    assert len(live._by_trace) == 10
+        live.add(number, AuditedSpan(span_id="0" * 16, trace_id=number, entry=True))
+    assert len(live._open) == 10
     assert live.only(49) is not None
 
 
@@ -371,7 +378,7 @@ def test_a_defect_of_ours_or_of_an_extractor_never_reaches_the_application(runni
 
 
 def test_record_ids_are_uuids_of_version_7_in_order_of_time():
-    ids = [uuid7() for _ in range(1000)]
+    ids = [uuid7().decode() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert {(i[14], i[19] in "89ab") for i in ids} == {("7", True)}
     stamps = [i[:13] for i in ids]
@@ -420,6 +427,157 @@ def test_a_sampled_span_and_the_trace_state_are_left_alone():
     assert "ParentBased" in sampler.get_description()
 
 
+@pytest.mark.parametrize("kind", [SpanKind.SERVER, SpanKind.CLIENT, SpanKind.INTERNAL])
+@pytest.mark.parametrize("remote_parent", [True, False], ids=["remote", "local"])
+@pytest.mark.parametrize("flag", [None, 0, 1], ids=["no-parent", "parent-dropped", "parent-sampled"])
+@pytest.mark.parametrize("root", [ALWAYS_ON, ALWAYS_OFF], ids=["on", "off"])
+def test_a_parent_based_sampler_taken_apart_judges_as_the_whole(root, flag, remote_parent, kind):
+    around = None
+    if flag is not None:
+        parent = SpanContext(1, 2, is_remote=remote_parent, trace_flags=TraceFlags(flag))
+        around = set_span_in_context(NonRecordingSpan(parent))
+    whole, apart = AuditSampler(ParentBased(root)), audit(ParentBased(root))
+    results = [sampler.should_sample(around, 1, "x", kind, {"a": 1}) for sampler in (whole, apart)]
+    assert results[0].decision is results[1].decision
+    assert dict(results[0].attributes) == dict(results[1].attributes)
+
+
+def test_a_parent_based_sampler_of_somebody_else_is_wrapped_as_it_is():
+    class Theirs(ParentBased):
+        def should_sample(self, *args, **kwargs):
+            return ALWAYS_OFF.should_sample(*args, **kwargs)
+
+    sampler = audit(Theirs(ALWAYS_ON))
+    assert sampler.should_sample(None, 1, "x", SpanKind.SERVER).decision is Decision.RECORD_ONLY
+
+
+def test_outgoing_spans_are_kept_only_where_a_signed_context_goes_out():
+    for exits, decision in ((True, Decision.RECORD_ONLY), (False, Decision.DROP)):
+        sampler = audit(ALWAYS_OFF, exits=exits)
+        assert sampler.should_sample(None, 1, "x", SpanKind.CLIENT).decision is decision
+        assert sampler.should_sample(None, 1, "x", SpanKind.SERVER).decision is Decision.RECORD_ONLY
+
+
+def test_a_child_that_a_rule_dropped_leads_to_its_own_request_though_another_of_the_trace_is_open(harness):
+    class DropsInner(Sampler):
+        def should_sample(self, parent_context, trace_id, name, kind=None, *args, **kwargs):
+            chosen = ALWAYS_OFF if name == "inner" else ALWAYS_ON
+            return chosen.should_sample(parent_context, trace_id, name, kind, *args, **kwargs)
+
+        def get_description(self):
+            return "DropsInner"
+
+    sink = harness.Sink()
+    provider = TracerProvider(sampler=DropsInner(), shutdown_on_exit=False)
+    install(provider, Settings(), sink)
+    tracer = provider.get_tracer("t")
+    post = {"http.request.method": "POST", "http.route": "/orders", "url.path": "/orders"}
+    another = tracer.start_span("a", context=remote(), kind=SpanKind.SERVER, attributes=post)
+    entry = tracer.start_as_current_span("b", context=remote(), kind=SpanKind.SERVER, attributes=post)
+    with entry, tracer.start_as_current_span("inner") as inner:
+        assert not inner.is_recording()
+        auditspan.set_actor("alice")
+    another.end()
+    assert [record["actor.id"] for record in sink.records] == ["alice", "unknown"]
+
+
+def test_a_record_under_a_dropped_child_in_another_thread_belongs_to_its_request(running):
+    def work():
+        with trace.use_span(child), auditspan.record("EXPORT"):
+            pass
+
+    with running.serve(), running.tracer.start_as_current_span("child") as child:
+        auditspan.set_actor("alice")
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    by_action = {record["action"]: record for record in running.sink.records}
+    assert by_action["EXPORT"]["actor.id"] == "alice"
+    assert by_action["EXPORT"]["parent.span_id"] == by_action["CREATE"].span.span_id.hex()
+
+
+def get(tracer, **attributes):
+    known = {"http.request.method": "GET", "http.route": "/orders/{id}", "url.path": "/orders/7"}
+    return tracer.start_as_current_span("GET", kind=SpanKind.SERVER, attributes=known | attributes)
+
+
+@pytest.mark.parametrize("status", [200, 204, 299])
+def test_a_read_that_went_well_is_passed_over_until_the_application_speaks_of_it(harness, status):
+    sink, provider = harness.Sink(), TracerProvider(shutdown_on_exit=False)
+    processor = install(provider, Settings(), sink)
+    with get(provider.get_tracer("t")) as span:
+        assert processor.passes(span, context.of_span(span), "GET", status)
+        auditspan.describe(action="REVIEW")
+        span.set_attribute("http.response.status_code", status)
+    (record,) = sink.records
+    assert (record["action"], record["target.id"]) == ("REVIEW", "7")
+
+
+@pytest.mark.parametrize(
+    ("settings", "method", "status", "attributes"),
+    [
+        (Settings(), "POST", 200, {}),
+        (Settings(), "GET", 302, {}),
+        (Settings(), "GET", 403, {}),
+        (Settings(), "GET", 500, {}),
+        (Settings(), "GET", 0, {}),
+        (Settings(), "GET", 200, {"audit.reason": "carried by baggage"}),
+        (Settings(reads=("/reports/*",)), "GET", 200, {}),
+    ],
+    ids=["a-change", "redirected", "denied", "failed", "unanswered", "tagged", "reads-are-asked-for"],
+)
+def test_no_other_request_is_passed_over(harness, settings, method, status, attributes):
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = install(provider, settings, harness.Sink())
+    with get(provider.get_tracer("t"), **attributes) as span:
+        assert not processor.passes(span, context.of_span(span), method, status)
+
+
+def test_a_token_for_a_queue_is_counted_also_of_a_request_that_is_passed_over(harness):
+    sink, provider = harness.Sink(), TracerProvider(shutdown_on_exit=False)
+    processor = install(provider, Settings(), sink)
+    came_with = remote(upstream=Upstream(ALICE, "00000000000000aa", "gateway", queued=True))
+    known = {"http.request.method": "GET", "http.route": "/orders", "http.response.status_code": 200}
+    provider.get_tracer("t").start_span("GET", came_with, SpanKind.SERVER, known).end()
+    assert sink.records == []
+    assert processor.context_counts.rejected == {"wrong_purpose": 1}
+
+
+def test_a_read_whose_response_outlives_its_span_is_not_passed_over(harness):
+    provider = TracerProvider(shutdown_on_exit=False)
+    processor = install(provider, Settings(), harness.Sink())
+    with get(provider.get_tracer("t")) as span:
+        assert hold(span)
+        assert not processor.passes(span, context.of_span(span), "GET", 200)
+
+
+def test_of_two_processors_each_ends_what_it_began(harness):
+    sinks = harness.Sink(), harness.Sink()
+    providers = TracerProvider(shutdown_on_exit=False), TracerProvider(shutdown_on_exit=False)
+    processors = [install(*pair) for pair in zip(providers, (Settings(), Settings()), sinks, strict=True)]
+    post = {"http.request.method": "POST", "http.route": "/orders"}
+    span = providers[0].get_tracer("t").start_span("POST", kind=SpanKind.SERVER, attributes=post)
+    processors[1].on_end(span)
+    assert (sinks[0].records, sinks[1].records) == ([], [])
+    span.end()
+    assert (len(sinks[0].records), len(sinks[1].records)) == (1, 0)
+
+
+def test_a_response_known_as_a_whole_is_written_and_shown_at_once(running):
+    with running.serve() as span:
+        state = begin(span, Source(ALICE))
+        state.emitter.concluding(span, state)
+        (record,) = running.sink.records
+    assert len(running.sink.records) == 1
+    for ordinary in running.exported.get_finished_spans():
+        shown = {key: value for key, value in ordinary.attributes.items() if key.startswith("audit.")}
+        assert shown.pop("audit.delivery") == "spool"
+        assert shown["audit.actor.roles"] == ("admin",)
+        assert {key: record[key.removeprefix("audit.")] for key in shown} == shown | {
+            "audit.actor.roles": ["admin"]
+        }
+
+
 def test_tracers_that_were_there_before_us_are_sampled_by_us_too(harness):
     sink = harness.Sink()
     provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
@@ -432,7 +590,6 @@ def test_tracers_that_were_there_before_us_are_sampled_by_us_too(harness):
 
 def test_a_forked_child_has_a_working_registry(running):
     with running.serve():
-        context.live._lock.acquire()  # another thread at the moment of the fork
         child = os.fork()
         if child == 0:
             try:
@@ -441,6 +598,5 @@ def test_a_forked_child_has_a_working_registry(running):
                 os._exit(0)
             except BaseException:  # noqa: BLE001 - the child must not go on as a second pytest
                 os._exit(1)
-        context.live._lock.release()
         _, status = os.waitpid(child, 0)
     assert status == 0

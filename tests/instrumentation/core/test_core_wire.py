@@ -126,11 +126,14 @@ def test_values_that_otlp_has_no_type_for_are_kept_as_text():
         "nothing": None,
         "a set": frozenset({1}),
     }
+    mappings = {"mappings": ({"a": 1}, {}), "text": "v"}
     encoder = SpanEncoder()
     request = ExportTraceServiceRequest.FromString(encoder.encode(keeps.ended[0], odd, 1))
     assert set(odd) == {p.key for p in request.resource_spans[0].scope_spans[0].spans[0].attributes}
     again = encoder.encode(keeps.ended[0], odd, 1)  # the keys are known by now
     assert request == ExportTraceServiceRequest.FromString(again)
+    nested = ExportTraceServiceRequest.FromString(encoder.encode(keeps.ended[0], mappings, 1))
+    assert set(mappings) == {p.key for p in nested.resource_spans[0].scope_spans[0].spans[0].attributes}
     pairs = {p.key: p.value for p in request.resource_spans[0].scope_spans[0].spans[0].attributes}
     assert pairs["big"].string_value == str(2**70)
     assert pairs["half a pair"].string_value == "?"

@@ -38,6 +38,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from auditspan import context
+from auditspan.context import OpenedSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -70,6 +71,7 @@ _AUTH_SCHEMES: Final = frozenset(
         "token",
     ]
 )
+_ONLY_TEXTS: Final = frozenset({str})
 _MAX_TEXT: Final = 1024  # characters of an actor's id or role; a user object is not ours to trust with memory
 
 
@@ -86,8 +88,8 @@ class Extractor(Protocol):
 
 def begin(span: Any, source: Source) -> AuditedSpan | None:
     """Say that *source* knows the request whose entry span is *span*; the state, or None when it is no entry span."""
-    state = context.of_span(span)
-    if state is None or not state.entry or not is_own(span, state):
+    state = own_state(span)
+    if state is None or not state.entry:
         return None
     state.source = source
     return state
@@ -95,8 +97,8 @@ def begin(span: Any, source: Source) -> AuditedSpan | None:
 
 def respond(span: Any) -> None:
     """Say that the response is about to start: authentication ran, and *span* is still open."""
-    state = context.of_span(span)
-    if state is not None and state.emitter is not None and is_own(span, state):
+    state = own_state(span)
+    if state is not None:
         state.emitter.responding(span, state)
 
 
@@ -105,8 +107,8 @@ def finish(span: Any) -> None:
 
     Then the record is on disk before the client has its answer. Optional: otherwise it is written at the span's end.
     """
-    state = context.of_span(span)
-    if state is not None and state.emitter is not None and is_own(span, state):
+    state = own_state(span)
+    if state is not None:
         state.emitter.finishing(span, state)
 
 
@@ -115,21 +117,25 @@ def hold(span: Any) -> bool:
 
     Where the span ends before the response does. Whoever holds it must finish it.
     """
-    state = context.of_span(span)
-    if state is None or state.emitter is None or not is_own(span, state):
+    state = own_state(span)
+    if state is None:
         return False
     state.held = True
     return True
 
 
-def is_own(span: Any, state: AuditedSpan) -> bool:
-    """Whether *state* is that of *span* itself, not of one around it."""
-    return f"{span.get_span_context().span_id:016x}" == state.span_id
+def own_state(span: Any) -> OpenedSpan | None:
+    """The state of *span* itself, not that of one around it; None when it has none."""
+    state = getattr(span, context.SLOT, None)
+    return state if isinstance(state, OpenedSpan) and state.span_context is span.get_span_context() else None
 
 
-def chain(theirs: Any, ours: Callable[..., None]) -> Callable[..., None]:
-    """A hook that calls *theirs*, when there is one, and then *ours*. Only theirs may raise."""
-    guarded = guard(ours)
+def chain(theirs: Any, ours: Callable[..., None], *, raises: bool = True) -> Callable[..., None]:
+    """A hook that calls *theirs*, when there is one, and then *ours*. Only theirs may raise.
+
+    Say *raises* is False when *ours* catches what it raises itself, which is cheaper.
+    """
+    guarded = guard(ours) if raises else _marked(ours)
     if not callable(theirs):
         return guarded
 
@@ -140,8 +146,17 @@ def chain(theirs: Any, ours: Callable[..., None]) -> Callable[..., None]:
         finally:
             guarded(*args, **kwargs)
 
-    setattr(both, HOOK, True)
-    return both
+    return _marked(both)
+
+
+_warned: Final[set[str]] = set()
+
+
+def warn_once(what: str) -> None:
+    """Log that *what* of ours failed with the exception that is being handled, the first time."""
+    if what not in _warned:
+        _warned.add(what)
+        _log.warning("Auditspan's %s failed; the service is not affected", what, exc_info=True)
 
 
 def guard(ours: Callable[..., None]) -> Callable[..., None]:
@@ -159,8 +174,12 @@ def guard(ours: Callable[..., None]) -> Callable[..., None]:
                     "Auditspan's %s failed; the service is not affected", ours.__qualname__, exc_info=True
                 )
 
-    setattr(guarded, HOOK, True)
-    return guarded
+    return _marked(guarded)
+
+
+def _marked(hook: Callable[..., None]) -> Callable[..., None]:
+    setattr(hook, HOOK, True)
+    return hook
 
 
 def hash_session(session: object) -> str:
@@ -175,7 +194,14 @@ def texts(values: object) -> tuple[str, ...]:
         values = values.split()
     if not isinstance(values, Iterable):
         return ()
+    if type(values) is tuple and _ONLY_TEXTS.issuperset(map(type, values)):
+        return _in_order(values)
     return tuple(sorted({text(value) or first_text(value, ("name",)) for value in values} - {""}))
+
+
+@functools.lru_cache(maxsize=1024)
+def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted({text(value) for value in values} - {""}))
 
 
 def held_roles(user: Any) -> tuple[str, ...]:

@@ -12,23 +12,25 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan.context import Actor, Facts
 from auditspan.extractors import (
-    begin,
     chain,
-    finish,
     first_text,
     held_roles,
-    respond,
+    own_state,
     scheme_word,
     session_of,
     text,
     texts,
+    warn_once,
 )
 from auditspan.facts import http_facts, http_status, match_path
+from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, MutableMapping
 
     from opentelemetry.sdk.trace import ReadableSpan
+
+    from auditspan.context import OpenedSpan
 
     Scope = MutableMapping[str, Any]
 
@@ -37,7 +39,9 @@ _STARLETTE: Final = "opentelemetry.instrumentation.starlette:StarletteInstrument
 INSTRUMENTORS: Final = (_FASTAPI, _STARLETTE)
 
 _SOURCE: Final = "auditspan"  # the scope's key for our source; ASGI lets middleware add keys
-_SPAN: Final = "auditspan.span"
+_MISSING: Final = object()
+_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
+_IDENTITIES: Final = ("identity", "username", "id", "user_id", "sub", "display_name", "email", "name")
 _BODIES: Final = frozenset({"http.response.body", "http.response.pathsend"})
 
 
@@ -45,9 +49,9 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
     """Add our hooks to the documented ones of the FastAPI and Starlette instrumentors."""
     hooked = {
         **arguments,
-        "server_request_hook": chain(arguments.get("server_request_hook"), _request),
+        "server_request_hook": chain(arguments.get("server_request_hook"), _request, raises=False),
         "client_request_hook": chain(arguments.get("client_request_hook"), _receive),
-        "client_response_hook": chain(arguments.get("client_response_hook"), _response),
+        "client_response_hook": chain(arguments.get("client_response_hook"), _response, raises=False),
     }
 
     def afterwards() -> None:
@@ -61,41 +65,48 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
 class AsgiSource:
     """What one HTTP request's scope says."""
 
-    def __init__(self, scope: Scope, route: str = "") -> None:
+    status = 0
+    location = ""
+    denied = ""  # why authentication failed
+    complete = False  # the last of the response is on its way
+    gone = False  # the client disconnected before that
+    _responded = False
+    _matched = ""
+
+    def __init__(
+        self, scope: Scope, route: str = "", span: Any = None, state: OpenedSpan | None = None
+    ) -> None:
         """*route* as the instrumentation knows it when the request begins: a full span may forget it."""
         self._scope = scope
         self._known_route = route
-        self._root_path = str(scope.get("root_path", ""))
-        self._path = str(scope.get("path", ""))
-        self.status = 0
-        self.location = ""
-        self.denied = ""  # why authentication failed
-        self.complete = False  # the last of the response is on its way
-        self.gone = False  # the client disconnected before that
-        self._matched = ""
+        self._span = span
+        self._state = state
+        self._root_path = scope.get("root_path", "")
+        self._path = scope.get("path", "")
 
     def actor(self) -> Actor | None:
         """The user that the authentication middleware put into the scope."""
         scope = self._scope
-        if "user" not in scope:
-            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED) if self.denied else None
-        user = scope["user"]
+        user = scope.get("user", _MISSING)
+        if user is _MISSING:
+            return _ANONYMOUS if self.denied else None
         authenticated = getattr(user, "is_authenticated", bool(user))
         if callable(authenticated):
             authenticated = authenticated()
         if not authenticated:
-            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
-        identity = first_text(
-            user, ("identity", "username", "id", "user_id", "sub", "display_name", "email", "name")
-        )
-        if not (identity or text(user)):
+            return _ANONYMOUS
+        identity = first_text(user, _IDENTITIES) or text(user)
+        if not identity:
             return None
         session = scope.get("session")
         scheme = scheme_word(_header(scope.get("headers", ()), b"authorization"))
+        roles = held_roles(user)
+        if auth := scope.get("auth"):
+            roles = texts((*getattr(auth, "scopes", ()), *roles))
         return Actor(
-            id=identity or text(user),
-            roles=texts((*getattr(scope.get("auth"), "scopes", ()), *held_roles(user))),
-            session=session_of(session),
+            identity,
+            roles=roles,
+            session=session_of(session) if session else "",
             auth_method=scheme or ("session" if session else ""),
         )
 
@@ -111,10 +122,10 @@ class AsgiSource:
         if scope.get("type") != "http":
             return Facts(route=self._matched or self._path, outcome=names.DENIED if self.denied else "")
         facts = http_facts(
-            str(scope.get("method", "")),
+            scope.get("method", ""),
             self._matched,
             self._path,
-            status=self.status or http_status(span),
+            status=self.status or http_status(attributes_of(span)),
             parameters=scope.get("path_params"),
             location=self.location,
         )
@@ -128,14 +139,49 @@ class AsgiSource:
         """Why the request ended without a whole response; empty when it did not."""
         if self.complete or span.end_time is None:
             return ""
-        if not self.status and http_status(span):  # told not to make spans of messages, so it calls no hooks
-            return ""
+        if not self.status and http_status(attributes_of(span)):
+            return ""  # told not to make spans of messages, so it calls no hooks
         raised = [str((event.attributes or {}).get("exception.type", "")) for event in span.events]
         if self.gone or any(name.endswith("ClientDisconnect") for name in raised):
             return "the client disconnected"
         if self.status:
             return "the response was cut short"
         return "" if raised else "cancelled before there was a response"
+
+    def sends(self, message: MutableMapping[str, Any]) -> None:
+        """Hear of *message* before it is sent; after its last one the instrumentation ends the span."""
+        kind, state = message["type"], self._state
+        if state is None:
+            return
+        if kind in _BODIES:
+            if not message.get("more_body", False):
+                self.complete = True
+            if state.judged and not (state.wanted or state.certain):
+                return
+            if self.complete:
+                if self._responded:
+                    state.emitter.finishing(self._span, state)
+                else:
+                    state.emitter.concluding(self._span, state)
+            elif not self._responded:
+                self._respond(state)
+        elif kind == "http.response.start":
+            self._starts(message, state)
+
+    def _starts(self, message: MutableMapping[str, Any], state: OpenedSpan) -> None:
+        status = self.status = message["status"]
+        headers = message.get("headers", ())
+        if 300 <= status < 400:
+            self.location = _header(headers, b"location")
+        if not self.denied and state.emitter.passes(self._span, state, self._scope["method"], status):
+            return
+        # Where the length is known the body follows at once, so all is looked at then; otherwise it may never come.
+        if not _header(headers, b"content-length"):
+            self._respond(state)
+
+    def _respond(self, state: OpenedSpan) -> None:
+        self._responded = True
+        state.emitter.responding(self._span, state)
 
     def header(self, name: str) -> list[str]:
         """The values of a request header."""
@@ -156,8 +202,8 @@ class AsgiSource:
 
     def _route(self, span: ReadableSpan) -> str:
         scope = self._scope
-        route = self._known_route or str((span.attributes or {}).get("http.route") or "")
-        if str(scope.get("root_path", "")) == self._root_path:
+        route = self._known_route or _route(span)
+        if scope.get("root_path", "") == self._root_path:
             return route
         # The request went into a mounted application, whose routes the instrumentation does not know: lay the
         # path parameters of all levels over the path.
@@ -176,28 +222,26 @@ class AsgiSource:
         return "/".join(segments)
 
 
+def _route(span: Any) -> str:
+    return str(attributes_of(span).get("http.route") or "")
+
+
 def _request(span: Any, scope: Scope) -> None:
-    # A span inside another server span may be one that sampling dropped: it has no attributes.
-    known = getattr(span, "attributes", None) or {}
-    source = AsgiSource(scope, str(known.get("http.route") or ""))
-    if begin(span, source) is not None:
-        scope[_SOURCE] = source
-        scope[_SPAN] = span
+    try:
+        state = own_state(span)
+        if state is not None and state.entry:
+            state.source = scope[_SOURCE] = AsgiSource(scope, _route(span), span, state)
+    except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+        warn_once("ASGI's request hook")
 
 
 def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
-    source = scope.get(_SOURCE)
-    if not isinstance(source, AsgiSource):
-        return
-    if message.get("type") == "http.response.start":
-        source.status = message["status"]
-        if 300 <= source.status < 400:
-            source.location = _header(message.get("headers", ()), b"location")
-        respond(scope[_SPAN])
-    elif message.get("type") in _BODIES and not message.get("more_body", False):
-        source.complete = True
-        # The instrumentation sends this message and then ends the span.
-        finish(scope[_SPAN])
+    try:
+        source = scope.get(_SOURCE)
+        if isinstance(source, AsgiSource):
+            source.sends(message)
+    except Exception:  # noqa: BLE001 - as above
+        warn_once("ASGI's response hook")
 
 
 def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
@@ -209,7 +253,7 @@ def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
     for key, value in headers:
-        if key.lower() == name:
+        if len(key) == len(name) and key.lower() == name:
             return value.decode("latin-1")
     return ""
 

@@ -13,26 +13,27 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
-    begin,
     chain,
     finish,
     first_text,
     guard,
     held_roles,
     hold,
-    respond,
+    own_state,
     scheme_word,
     session_of,
     text,
+    warn_once,
 )
 from auditspan.facts import http_facts, http_status
+from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from auditspan.context import Facts
+    from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",)
 
@@ -51,8 +52,8 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
     del instrumentor
     hooked = {
         **arguments,
-        "request_hook": chain(arguments.get("request_hook"), _request),
-        "response_hook": chain(arguments.get("response_hook"), _response),
+        "request_hook": chain(arguments.get("request_hook"), _request, raises=False),
+        "response_hook": chain(arguments.get("response_hook"), _response, raises=False),
     }
     return hooked, _hear_of_responses
 
@@ -60,39 +61,43 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
 class FlaskSource:
     """What one request's objects say; held directly, so that any thread may ask."""
 
+    status = 0
+    location = ""
+    session = ""
+    cut_short = ""  # why the response did not come to its end
+
     def __init__(self, request: Any, g: Any) -> None:
-        self._request = request
+        self.request = request
         self._g = g
-        self.status = 0
-        self.location = ""
-        self.session = ""
-        self.cut_short = ""  # why the response did not come to its end
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
-        there = [user for place in _USERS if (user := self._g.get(place, _MISSING)) is not _MISSING]
-        found = [actor for user in there if (actor := self._named(user)) is not None]
-        for actor in found:
-            if actor.id != names.ANONYMOUS:
-                return actor
-        remote = text(self._request.environ.get("REMOTE_USER"))
+        found = []
+        for place in _USERS:
+            user = self._g.get(place, _MISSING)
+            actor = self._named(user) if user is not _MISSING else None
+            if actor is not None:
+                if actor.id != names.ANONYMOUS:
+                    return actor
+                found.append(actor)
+        remote = text(self.request.environ.get("REMOTE_USER"))
         if remote:
             return Actor(remote, auth_method=self._auth_method(default=""))
         return found[0] if found else None
 
     def address(self) -> str:
         """The other end of the connection, as the server tells it."""
-        return str(self._request.environ.get("REMOTE_ADDR") or "")
+        return str(self.request.environ.get("REMOTE_ADDR") or "")
 
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, URL rule, view arguments and status."""
-        request = self._request
+        request = self.request
         rule = request.url_rule
         facts = http_facts(
             request.method,
             rule.rule if rule is not None else "",
             request.path,
-            status=self.status or http_status(span),
+            status=self.status or http_status(attributes_of(span)),
             parameters=request.view_args or {},
             location=self.location,
         )
@@ -102,16 +107,16 @@ class FlaskSource:
 
     def header(self, name: str) -> list[str]:
         """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
-        value = self._request.environ.get("HTTP_" + name.upper().replace("-", "_"))
+        value = self.request.environ.get("HTTP_" + name.upper().replace("-", "_"))
         return [value] if isinstance(value, str) else []
 
     def query(self) -> str:
         """The URL's query as it was sent."""
-        return str(self._request.environ.get("QUERY_STRING", ""))
+        return str(self.request.environ.get("QUERY_STRING", ""))
 
     def parameter(self, name: str) -> object:
         """An argument of the view."""
-        return (self._request.view_args or {}).get(name)
+        return (self.request.view_args or {}).get(name)
 
     def _named(self, user: Any) -> Actor | None:
         authenticated = getattr(user, "is_authenticated", bool(user))
@@ -134,34 +139,44 @@ class FlaskSource:
         )
 
     def _auth_method(self, *, default: str) -> str:
-        return scheme_word(self._request.environ.get("HTTP_AUTHORIZATION", "")) or default
+        return scheme_word(self.request.environ.get("HTTP_AUTHORIZATION", "")) or default
 
 
 def _request(span: Any, environ: dict[str, Any]) -> None:
-    import flask  # noqa: PLC0415 - the hook runs only where Flask is
-
-    # Werkzeug's way to take the object behind a proxy along to another thread.
-    request: Any = flask.request
-    g: Any = flask.g
-    source = FlaskSource(request._get_current_object(), g._get_current_object())  # noqa: SLF001
-    if begin(span, source) is not None:
-        environ[_SOURCE] = source
-        environ[_SPAN] = span
+    try:
+        state = own_state(span)
+        if state is not None and state.entry:
+            flask: Any = sys.modules["flask"]  # the hook runs only where Flask is
+            # Werkzeug's way to take the object behind a proxy along to another thread.
+            request, g = flask.request._get_current_object(), flask.g._get_current_object()  # noqa: SLF001 - as above
+            state.source = environ[_SOURCE] = FlaskSource(request, g)
+            environ[_SPAN] = span
+    except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+        warn_once("Flask's request hook")
 
 
 def _response(span: Any, status: str, headers: Sequence[tuple[str, str]]) -> None:
-    import flask  # noqa: PLC0415 - the hook runs only where Flask is
+    try:
+        state = own_state(span)
+        if state is not None and isinstance(state.source, FlaskSource):
+            _answer(span, state, state.source, int(status.partition(" ")[0]), headers)
+    except Exception:  # noqa: BLE001 - as above
+        warn_once("Flask's response hook")
 
-    source = flask.request.environ.get(_SOURCE)
-    if span is None or not isinstance(source, FlaskSource):
+
+def _answer(
+    span: Any, state: OpenedSpan, source: FlaskSource, status: int, headers: Sequence[tuple[str, str]]
+) -> None:
+    source.status = status
+    if state.emitter.passes(span, state, source.request.method, status):
         return
-    source.status = int(status.partition(" ")[0])
-    if 300 <= source.status < 400:
+    if 300 <= status < 400:
         source.location = next((value for key, value in headers if key.lower() == "location"), "")
-    if "flask_session" in sys.modules or flask.request.cookies:
+    flask: Any = sys.modules["flask"]
+    if "flask_session" in sys.modules or source.request.cookies:
         # Reading it now changes nothing: Flask has already saved the session and set its headers.
         source.session = session_of(flask.session) or session_of({"sid": getattr(flask.session, "sid", "")})
-    respond(span)
+    state.emitter.responding(span, state)
 
 
 def _hear_of_responses() -> None:
