@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import threading
+import time
 from pathlib import Path
 
 from auditspan_collector.clickhouse import ClickHouseClient
@@ -56,6 +57,10 @@ def main() -> None:
     backlog = spool.backlog()
     waiting = most_memory()
     away.set()
+    # Until it is seen that the store is there: a stop ends with the first failure, such as one that is under way.
+    deadline = time.monotonic() + 60
+    while spool.backlog().records == backlog.records and time.monotonic() < deadline:
+        time.sleep(0.01)
     left = 0 if drain.stop(60) else spool.backlog().records
     sent = most_memory()
     client.close()
