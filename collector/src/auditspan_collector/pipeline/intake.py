@@ -64,7 +64,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """
 
     group_bytes: Annotated[int, Meta(ge=1 << 16)] = 8 << 20
-    linger_s: Annotated[float, Meta(ge=0, le=10)] = 0.002
+    linger_s: Annotated[float, Meta(ge=0, le=10)] = 0.005
     queue_bytes: Annotated[int, Meta(ge=1 << 20)] = 64 << 20
     queue_wait_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0
 
