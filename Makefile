@@ -38,7 +38,7 @@ demo: $(COMPILED) ## Run the whole line on this machine: a small shop, its audit
 	@KEEP=$(KEEP) $(BIN)/python examples/shop/demo.py
 
 test: $(COMPILED) ## Run all tests
-	@echo "==> Running the tests, a file at a time on each core; some six minutes on two cores"
+	@echo "==> Running the tests, a file at a time on each core; some ten minutes on two cores"
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
