@@ -44,6 +44,7 @@ _said: Final[set[str]] = set()
 # With these the instrumentations make no span for some requests, so there is nothing to make a record of.
 EXCLUDING: Final = (
     "OTEL_PYTHON_EXCLUDED_URLS",
+    "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS",
     "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS",
     "OTEL_PYTHON_STARLETTE_EXCLUDED_URLS",
     "OTEL_PYTHON_FLASK_EXCLUDED_URLS",
