@@ -162,6 +162,9 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
         return
     known: dict[str, list[Extractor]] = {}
     for extractor in extractors:
+        begin = getattr(extractor, "start", None)
+        if begin is not None:
+            _guarded(str(getattr(extractor, "__name__", extractor)), begin)
         for name in extractor.INSTRUMENTORS:
             known.setdefault(name, []).append(extractor)
     early = [name.partition(":")[2] for name in known if _has_started(name)]

@@ -22,6 +22,9 @@ as second value of a pair, which is called when the instrumentor is done::
     def _end(span, request, response):        # while the span is open, authentication behind us
         respond(span)
 
+Where a framework has no instrumentor, ``INSTRUMENTORS`` is empty, and a third name, ``start()``, is called once, when
+Auditspan starts: it hooks in where the framework is imported.
+
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
 arguments it was given.

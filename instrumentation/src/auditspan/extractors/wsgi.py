@@ -1,0 +1,254 @@
+"""Plain WSGI: the actor from what the server and middleware left in the environment, the rest from the response.
+
+WSGI has no instrumentor: an application is wrapped in ``opentelemetry.instrumentation.wsgi.OpenTelemetryMiddleware`` by
+whoever makes it. Inside of that, around the application, ours takes its place: it is a WSGI middleware itself, so it
+sees the environment, the response's start and each of its pieces.
+
+``REMOTE_USER`` is the server's or a middleware's word: no header can set it, since headers are ``HTTP_...`` there
+(RFC 3875 section 4.1.18). A user name in an Authorization header is the client's word and is never read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+import wrapt
+from opentelemetry import trace
+
+from auditspan import attributes as names
+from auditspan.context import Actor
+from auditspan.extractors import (
+    finish,
+    guard,
+    hash_session,
+    own_state,
+    respond,
+    scheme_word,
+    text,
+    texts,
+    warn_once,
+)
+from auditspan.facts import http_facts, http_status
+from auditspan.spans import attributes_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from auditspan.context import Facts, OpenedSpan
+
+INSTRUMENTORS: Final = ()
+
+_IDENTITY: Final = "repoze.who.identity"
+_SESSION: Final = "beaker.session"
+_CUT_SHORT: Final = "the response was cut short"
+
+
+def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Leave the arguments as they are: there is no instrumentor."""
+    del instrumentor
+    return arguments
+
+
+def start() -> None:
+    """Wrap each application that OpenTelemetry's middleware is given from now on."""
+
+    def hook(module: Any) -> None:
+        wrapt.wrap_function_wrapper(module, "OpenTelemetryMiddleware.__init__", _made)
+
+    wrapt.when_imported("opentelemetry.instrumentation.wsgi")(hook)
+
+
+def _made(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if args:
+        args = (AuditedApplication(args[0]), *args[1:])
+    elif "wsgi" in kwargs:
+        kwargs = {**kwargs, "wsgi": AuditedApplication(kwargs["wsgi"])}
+    wrapped(*args, **kwargs)
+
+
+class WsgiSource:
+    """What one request's environment says."""
+
+    status = 0
+    location = ""
+    cut_short = ""  # why the response did not come to its end
+
+    def __init__(self, environ: dict[str, Any]) -> None:
+        self._environ = environ
+        # Now: what dispatches to applications inside moves the border between the two.
+        self._path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+
+    def actor(self) -> Actor | None:
+        """The server's REMOTE_USER, or whom repoze.who has identified."""
+        environ = self._environ
+        identity = environ.get(_IDENTITY) or {}
+        remote = text(environ.get("REMOTE_USER"))
+        name = remote or text(identity.get("repoze.who.userid"))
+        if not name:
+            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED) if _IDENTITY in environ else None
+        # With another name the groups would be somebody else's.
+        same = text(identity.get("repoze.who.userid")) == name
+        session = self._session()
+        method = text(environ.get("AUTH_TYPE")).lower() or scheme_word(environ.get("HTTP_AUTHORIZATION", ""))
+        return Actor(
+            name,
+            roles=texts(identity.get("groups") or ()) if same else (),
+            session=session,
+            auth_method=method or ("session" if session else ""),
+        )
+
+    def address(self) -> str:
+        """The other end of the connection, as the server tells it."""
+        return str(self._environ.get("REMOTE_ADDR") or "")
+
+    def facts(self, span: ReadableSpan) -> Facts:
+        """From method, status, and the route when the application has put one on the span (``http.route``)."""
+        attributes = attributes_of(span)
+        facts = http_facts(
+            self._environ.get("REQUEST_METHOD", ""),
+            str(attributes.get("http.route") or ""),
+            self._path,
+            status=self.status or http_status(attributes),
+            location=self.location,
+        )
+        if self.cut_short and facts.outcome in ("", names.SUCCESS):
+            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
+        return facts
+
+    def header(self, name: str) -> list[str]:
+        """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
+        value = self._environ.get("HTTP_" + name.upper().replace("-", "_"))
+        return [value] if isinstance(value, str) else []
+
+    def query(self) -> str:
+        """The URL's query as it was sent."""
+        return str(self._environ.get("QUERY_STRING", ""))
+
+    def _session(self) -> str:
+        """The hashed id of Beaker's session, when the request has loaded one; asking would load it."""
+        session = getattr(self._environ.get(_SESSION), "__dict__", {}).get("_sess")
+        return hash_session(getattr(session, "id", "")) if session else ""
+
+
+class AuditedApplication:
+    """A WSGI application inside OpenTelemetry's middleware."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+
+    def __getattr__(self, name: str) -> Any:
+        """What the application has besides."""
+        return getattr(self._application, name)
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Serve one request."""
+        request = _begun(environ)
+        if request is None:
+            served: Iterable[bytes] = self._application(environ, start_response)
+            return served
+
+        def start(status: str, headers: Sequence[tuple[str, str]], *exc_info: Any) -> Any:
+            request.starts(status, headers)
+            return start_response(status, headers, *exc_info)
+
+        try:
+            pieces = self._application(environ, start)
+        except BaseException as error:
+            request.raised(error)
+            raise
+        return _Pieces(pieces, request)
+
+
+def _begun(environ: dict[str, Any]) -> _Request | None:
+    """The request whose own span is current; None where there is none, or somebody else knows it better."""
+    try:
+        span = trace.get_current_span()
+        state = own_state(span)
+        if state is None or not state.entry or state.source is not None:
+            return None
+        state.source = source = WsgiSource(environ)
+    except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+        warn_once("WSGI middleware")
+        return None
+    return _Request(span, state, source, environ.get("REQUEST_METHOD", ""))
+
+
+class _Request:
+    """What happens to one request. Never raises."""
+
+    length = -1  # bytes of the response; below 0 when nobody said how many
+
+    def __init__(self, span: Any, state: OpenedSpan, source: WsgiSource, method: str) -> None:
+        self._span, self._state, self._source = span, state, source
+        self.method = method
+        self._ended = False
+
+    def starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
+        """The application has called ``start_response``, perhaps again, because of an error."""
+        guard(self._starts)(status, headers)
+
+    def _starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
+        source = self._source
+        source.status = int(status.partition(" ")[0])
+        found = {key.lower(): value for key, value in headers}
+        source.location = found.get("location", "") if 300 <= source.status < 400 else ""
+        length = found.get("content-length", "")
+        self.length = int(length) if length.isdecimal() else -1
+        if not self._state.emitter.passes(self._span, self._state, self.method, source.status):
+            respond(self._span)
+
+    def raised(self, error: BaseException) -> None:
+        """*error* left the application before it had given its pieces to the server, which answers."""
+        self._source.status = self._source.status if not isinstance(error, Exception) else 500
+        self.ends(f"ended by {type(error).__name__}" if not isinstance(error, Exception) else "")
+
+    def ends(self, cut_short: str) -> None:
+        """The last of it is about to be sent, or never will be."""
+        if not self._ended:
+            self._ended = True
+            self._source.cut_short = cut_short
+            guard(finish)(self._span)
+
+
+class _Pieces(Iterator[bytes]):
+    """The pieces of a response; when they end, so does the request."""
+
+    def __init__(self, pieces: Iterable[bytes], request: _Request) -> None:
+        self._request = request
+        self._pieces = pieces
+        self._iterator = iter(pieces)
+        self._sent = 0
+
+    def __next__(self) -> bytes:
+        request = self._request
+        try:
+            piece = next(self._iterator)
+        except StopIteration:
+            request.ends("")
+            raise
+        except BaseException as error:
+            request.ends(f"{_CUT_SHORT} by {type(error).__name__}")
+            raise
+        self._sent += len(piece)
+        if 0 <= request.length <= self._sent:
+            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
+            request.ends("")
+        return piece
+
+    def close(self) -> None:
+        """The server is done with it, or has lost the client."""
+        try:
+            close = getattr(self._pieces, "close", None)
+            if close is not None:
+                close()
+        finally:
+            self._request.ends("" if self._request.method == "HEAD" else _CUT_SHORT)
+
+    def __del__(self) -> None:
+        request = getattr(self, "_request", None)
+        if request is not None:
+            request.ends("" if request.method == "HEAD" else _CUT_SHORT)
