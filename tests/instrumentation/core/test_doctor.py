@@ -81,7 +81,7 @@ def test_routers_mounted_applications_and_websockets_of_fastapi(doctor):
         ),
         ("POST", "/jobs"): (False, "excluded by OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"),
         ("GET", "/reports/{name}"): (True, "OTEL_AUDITSPAN_READS: /reports/*"),
-        ("WEBSOCKET", "/live"): (False, "a WebSocket is a record only when it is denied or describe()d"),
+        ("WEBSOCKET", "/live"): (True, "any message of a session may change something"),
         ("PUT", "/admin/users/{name}/role"): (True, "PUT may change something"),
         ("ANY", "/other/{path}"): (
             True,
@@ -97,7 +97,11 @@ def test_routers_mounted_applications_and_websockets_of_fastapi(doctor):
 
 def test_starlette_inside_middleware_that_wraps_it(doctor):
     report = doctor.report("doctor_shop:wrapped")
-    assert audited(report) == {("POST", "/orders"), ("DELETE", "/{region}/orders/{id}")}
+    assert audited(report) == {
+        ("POST", "/orders"),
+        ("DELETE", "/{region}/orders/{id}"),
+        ("WEBSOCKET", "/{region}/w"),
+    }
     assert [each["text"] for each in report["findings"] if each["part"] != "instrumentation"] == [
         "CORSMiddleware stands around the instrumentation: what it refuses makes no record"
     ]

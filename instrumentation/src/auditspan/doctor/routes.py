@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.doctor.http_routes import ANY, WEBSOCKET, http_application
 from auditspan.doctor.report import WrongUse
+from auditspan.extractors.sockets import ACTION
 from auditspan.facts import grpc_facts, http_facts, plain_route
 
 if TYPE_CHECKING:
@@ -82,16 +84,10 @@ def _http_row(app: HttpApplication, method: str, route: str, decisions: Decision
     plain = plain_route(route)
     facts = http_facts(method, route, "")
     decision = decisions.decide(plain, method)
-    if method == WEBSOCKET:
-        return _row(
-            method,
-            plain,
-            decision,
-            "",
-            why_not="a WebSocket is a record only when it is denied or describe()d",
-        )
+    if method == WEBSOCKET and not decision.chosen:
+        decision = replace(decision, reason="any message of a session may change something")
     reason = _excluded(app, plain) if app.instrumented else f"{app.framework} is not instrumented here"
-    action = "" if method == ANY else facts.action
+    action = {ANY: "", WEBSOCKET: ACTION}.get(method, facts.action)
     row = _row(method, plain, decision, action, why_not=reason)
     row["target_type"] = facts.target_type
     if method == ANY and row["audited"]:
@@ -174,9 +170,9 @@ def _row(method: str, route: str, decision: Decision, action: str, *, why_not: s
         "method": method,
         "route": route,
         "audited": audited,
-        "changes": decision.changes and method != WEBSOCKET,
+        "changes": decision.changes,
         "reason": why_not or decision.reason,
-        "gap": decision.changes and method != WEBSOCKET and not audited and not decision.chosen,
+        "gap": decision.changes and not audited and not decision.chosen,
         "action": action,
         "target_type": "",
     }

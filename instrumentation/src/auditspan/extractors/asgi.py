@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
-from auditspan.context import Actor, Facts
+from auditspan.context import Actor
 from auditspan.extractors import (
     chain,
     first_text,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import ReadableSpan
 
-    from auditspan.context import OpenedSpan
+    from auditspan.context import Facts, OpenedSpan
 
     Scope = MutableMapping[str, Any]
 
@@ -119,8 +119,6 @@ class AsgiSource:
         """From method, route, path parameters and status."""
         scope = self._scope
         self._matched = self._route(span)
-        if scope.get("type") != "http":
-            return Facts(route=self._matched or self._path, outcome=names.DENIED if self.denied else "")
         facts = http_facts(
             scope.get("method", ""),
             self._matched,
@@ -167,6 +165,9 @@ class AsgiSource:
                 self._respond(state)
         elif kind == "http.response.start":
             self._starts(message, state)
+
+    def receives(self, message: MutableMapping[str, Any]) -> None:
+        """Hear of what the client sent on a WebSocket, which is not of this kind."""
 
     def _starts(self, message: MutableMapping[str, Any], state: OpenedSpan) -> None:
         status = self.status = message["status"]
@@ -230,9 +231,19 @@ def _request(span: Any, scope: Scope) -> None:
     try:
         state = own_state(span)
         if state is not None and state.entry:
-            state.source = scope[_SOURCE] = AsgiSource(scope, _route(span), span, state)
+            if scope["type"] == "websocket":
+                _open_session(span, scope, state)
+            else:
+                state.source = scope[_SOURCE] = AsgiSource(scope, _route(span), span, state)
     except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
         warn_once("ASGI's request hook")
+
+
+def _open_session(span: Any, scope: Scope, state: OpenedSpan) -> None:
+    from auditspan.extractors.asgi_sockets import SocketSource  # noqa: PLC0415 - it builds on this module
+
+    state.source = scope[_SOURCE] = SocketSource(scope, _route(span), span, state)
+    state.certain = True
 
 
 def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
@@ -249,6 +260,10 @@ def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
         source = scope.get(_SOURCE)
         if isinstance(source, AsgiSource) and not source.complete:
             source.gone = True
+    elif message.get("type") == "websocket.disconnect":
+        source = scope.get(_SOURCE)
+        if isinstance(source, AsgiSource):
+            source.receives(message)
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
