@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from opentelemetry.sdk.trace import Event, ReadableSpan
-from opentelemetry.trace import Status
+from opentelemetry.trace import Link, Status
 
 from auditspan.extractors import hash_session
 
@@ -148,29 +148,39 @@ def _named_query(query: str, wanted: frozenset[str]) -> str:
 def plain(
     span: ReadableSpan, keep: Keep, actors: ActorNames, people: frozenset[str] = frozenset()
 ) -> ReadableSpan:
-    """*span*, or a copy without what its exceptions say (unless *keep* lets it) and the names of *people*.
+    """*span*, or a copy without what its exceptions and links say (unless *keep* lets it) and the names of *people*.
 
     Its attributes are not looked at: the caller encodes others.
     """
     said = span.status.description
-    if not (said or actors.hides or span.events):
+    if not (said or actors.hides or span.events or span.links):
         return span
+    links = tuple(_plain_link(link, keep, actors, people) for link in span.links)
     events = tuple(_plain_event(event, keep, actors, people) for event in span.events)
     name, description = actors.without(span.name, people), said or ""
     if said and not keep.exceptions:
         found = _TYPE.match(said)
         description = found[1] if found else said
     description = actors.without(description, people)
-    if (name, description) == (span.name, said or "") and all(map(operator.is_, events, span.events)):
+    if (name, description) == (span.name, said or "") and all(
+        map(operator.is_, (*events, *links), (*span.events, *span.links))
+    ):
         return span
     status = Status(span.status.status_code, description) if said else span.status
-    return _Copy(span, name, status, events)
+    return _Copy(span, name, status, events, links)
 
 
 class _Copy(ReadableSpan):
-    """A span with another name, status and events; the counts of what it dropped are the original's."""
+    """A span with another name, status, events and links; the counts of what it dropped are the original's."""
 
-    def __init__(self, span: ReadableSpan, name: str, status: Status, events: tuple[Event, ...]) -> None:
+    def __init__(
+        self,
+        span: ReadableSpan,
+        name: str,
+        status: Status,
+        events: tuple[Event, ...],
+        links: tuple[Link, ...],
+    ) -> None:
         super().__init__(
             name,
             context=span.context,
@@ -178,7 +188,7 @@ class _Copy(ReadableSpan):
             resource=span.resource,
             attributes=span.attributes,
             events=events,
-            links=span.links,
+            links=links,
             kind=span.kind,
             status=status,
             start_time=span.start_time,
@@ -210,6 +220,16 @@ class _EventCopy(Event):
         return self._dropped
 
 
+class _LinkCopy(Link):
+    def __init__(self, link: Link, attributes: Mapping[str, AnyValue]) -> None:
+        super().__init__(link.context, attributes)
+        self._dropped = link.dropped_attributes
+
+    @property
+    def dropped_attributes(self) -> int:
+        return self._dropped
+
+
 def _plain_event(event: Event, keep: Keep, actors: ActorNames, people: frozenset[str]) -> Event:
     if not event.attributes or not (actors.hides or _marked.among(event.attributes)):
         return event
@@ -217,3 +237,12 @@ def _plain_event(event: Event, keep: Keep, actors: ActorNames, people: frozenset
     clean(attributes, replace(keep, query=frozenset()), actors)
     actors.scrub(attributes, people)
     return _EventCopy(event, attributes) if attributes != dict(event.attributes) else event
+
+
+def _plain_link(link: Link, keep: Keep, actors: ActorNames, people: frozenset[str]) -> Link:
+    if not link.attributes or not (actors.hides or _marked.among(link.attributes)):
+        return link
+    attributes = dict(link.attributes)
+    clean(attributes, replace(keep, query=frozenset()), actors)
+    actors.scrub(attributes, people)
+    return _LinkCopy(link, attributes) if attributes != dict(link.attributes) else link

@@ -18,6 +18,7 @@ from auditspan.doctor.report import Report, WrongUse
 from auditspan.settings import Settings
 from auditspan.shipper import DeliveryCounts, notes
 from auditspan.spool import Spool
+from auditspan.wire import Pieces
 from instrumentation.delivery import otlp_peers
 from instrumentation.delivery.otlp_payloads import payload
 
@@ -391,6 +392,21 @@ def test_what_waits_is_counted_while_its_process_writes_it(tmp_path):
     mine.close()
     (left,) = looked(mine.folder)["spool"]["left_over"]
     assert left["records"] == 1
+
+
+def test_a_record_that_still_counts_is_told_apart_from_what_waits(tmp_path):
+    mine = Spool(tmp_path / "spool")
+    assert looked(mine.folder)["spool"]["tallies"] == 0
+    count = mine.open_tally(Pieces(b"resource", b"scope", b"span", b"", b""))
+    for end_ns in (5, 6, 7):
+        count.add(end_ns)
+    part = looked(mine.folder)["spool"]
+    assert (part["tallies"], part["counted"], part["records"]) == (1, 3, 0)
+    assert part["bytes"] >= count.path.stat().st_size
+    count.path.write_bytes(b"torn")
+    part = looked(mine.folder)["spool"]
+    assert (part["tallies"], part["counted"]) == (1, 0)
+    mine.close()
 
 
 def test_torn_bytes_and_half_a_record_are_not_counted(tmp_path):

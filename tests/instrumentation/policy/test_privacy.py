@@ -163,6 +163,27 @@ def test_a_rule_lets_exceptions_through(installed):
     assert f"invalid input {SECRET}" in str(record.span.events)
 
 
+def test_what_a_link_quotes_stays_out_and_the_rest_of_it_stays(installed):
+    running = installed(Settings())
+    other = running.tracer.start_span("other").get_span_context()
+    with running.serve() as span:
+        span.add_link(other, QUOTING | {"batch": "7"})
+        span.add_link(other, {f"a{n}": n for n in range(200)} | {"db.statement": SECRET})
+        span.add_link(other, {"batch": "8"})
+    (record,) = running.sink.records
+    assert SECRET not in str(record.span)
+    quoting, full, plain = record.span.links
+    assert {pair.key: pair.value.string_value for pair in quoting.attributes} == {
+        "batch": "7",
+        "http.url": "http://shop/orders/7",
+        "http.target": "/orders/7",
+        "url.full": "http://shop/orders/7",
+    }
+    assert quoting.span_id == other.span_id.to_bytes(8, "big")
+    assert full.dropped_attributes_count == 201 - 128
+    assert [(pair.key, pair.value.string_value) for pair in plain.attributes] == [("batch", "8")]
+
+
 def test_what_the_span_dropped_is_still_counted(installed):
     running = installed(Settings())
     with contextlib.suppress(ValueError), running.serve() as span:

@@ -211,6 +211,7 @@ def test_the_name_is_nowhere_in_the_record_nor_in_the_ordinary_span(running, mod
             {"user.email": "alice@shop.test", "audit.note": "for alice", "people": ["bob", "alice"]}
         )
         span.add_event("mailed", {"to": "alice"})
+        span.add_link(running.tracer.start_span("other").get_span_context(), {"for": "alice"})
         span.set_status(Status(StatusCode.ERROR, "alice is not here"))
         span.update_name("PUT /users/alice")
         running.state(span).emitter.responding(span, running.state(span))

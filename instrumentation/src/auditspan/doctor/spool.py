@@ -31,6 +31,8 @@ def look(chosen: Settings, report: Report) -> None:
         "records": found.records,
         "bytes": found.bytes,
         "oldest_s": oldest_s,
+        "tallies": found.tallies,
+        "counted": found.counted,
         "max_bytes": chosen.spool_max_bytes,
         "free_bytes": found.free_bytes,
         "left_over": [

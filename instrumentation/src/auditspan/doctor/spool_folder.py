@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditspan.spool import frames
+from auditspan.spool import frames, tally
 from auditspan.spool import segment as files
 from auditspan.spool.folder import place
 
@@ -41,7 +41,8 @@ class SegmentState:
 class Survey:
     """A spool's *folder* as it is used, its *segments*, and what stands in the way of it.
 
-    *bad_bytes* in *bad_files* were set aside, because they were damaged or refused. *problems* are sentences that
+    *bad_bytes* in *bad_files* were set aside, because they were damaged or refused. *tallies* are records that still
+    count, of *tally_bytes*, and stand for *counted* denied requests by now. *problems* are sentences that
     say what is wrong and what to do. *free_bytes* is what the disk has left for this user, -1 when it can't be told.
     """
 
@@ -51,6 +52,9 @@ class Survey:
     segments: tuple[SegmentState, ...]
     bad_files: int
     bad_bytes: int
+    tallies: int
+    tally_bytes: int
+    counted: int
     free_bytes: int
     problems: tuple[str, ...]
 
@@ -61,8 +65,8 @@ class Survey:
 
     @property
     def bytes(self) -> int:
-        """Of all that wait."""
-        return sum(one.bytes for one in self.segments)
+        """Of all that wait or count."""
+        return sum(one.bytes for one in self.segments) + self.tally_bytes
 
     @property
     def oldest_unix_ns(self) -> int:
@@ -80,7 +84,7 @@ def survey(folder: Path) -> Survey:
     used = place(folder)
     problems: list[str] = []
     segments: list[SegmentState] = []
-    bad = [0, 0]
+    bad, counts = [0, 0], [0, 0, 0]
     exists = used.is_dir()
     writable = _check(used, problems) if exists else _could_be_made(used, problems)
     for path in sorted(used.iterdir()) if exists and os.access(used, os.R_OK | os.X_OK) else ():
@@ -92,6 +96,9 @@ def survey(folder: Path) -> Survey:
             elif path.suffix == files.BAD_SUFFIX:
                 bad[0] += 1
                 bad[1] += path.stat().st_size
+            elif path.suffix == files.COUNT_SUFFIX:
+                now = (1, path.lstat().st_size, tally.peek(path))
+                counts = [before + more for before, more in zip(counts, now, strict=True)]
         except FileNotFoundError:
             continue  # delivered meanwhile
         except OSError as problem:
@@ -103,6 +110,9 @@ def survey(folder: Path) -> Survey:
         segments=tuple(segments),
         bad_files=bad[0],
         bad_bytes=bad[1],
+        tallies=counts[0],
+        tally_bytes=counts[1],
+        counted=counts[2],
         free_bytes=_free(used),
         problems=tuple(problems),
     )

@@ -105,6 +105,8 @@ def _spool(part: dict[str, Any]) -> Iterator[str]:
     yield part["folder"] + ("" if part["exists"] else " (not made yet)")
     waiting = f"{part['records']} records wait, {part['bytes']} of {part['max_bytes']} bytes"
     yield waiting + (f", the oldest for {part['oldest_s']:.0f} s" if part["records"] else "")
+    if part["tallies"]:
+        yield f"{part['tallies']} records still count, {part['counted']} denied requests by now"
     if part["free_bytes"] >= 0:
         yield f"{part['free_bytes']} bytes free on the disk"
     for one in part["left_over"]:
