@@ -122,6 +122,16 @@ def test_the_application_s_word_counts(shop):
     assert told(records) == {("robot", "success", None): 1}
 
 
+def test_a_rule_with_the_topic_as_its_route_skips_or_names_it(shop, tmp_path):
+    rules = 'rules:\n  - route: "*quiet"\n    do: skip\n  - route: "*named"\n    action: SHIP\n'
+    (tmp_path / "rules.yaml").write_text(rules)
+    for topic, actions in (("quiet", []), ("named", ["SHIP"])):
+        shop.publish(topic, "alice/plain")
+        environment = {"COUNT": "1", "OTEL_AUDITSPAN_RULES": str(tmp_path / "rules.yaml")}
+        records = shop.run(f"ruled-{topic}", "one_by_one", topic, environment=environment)
+        assert [record["action"] for record in records] == [*actions, "AFTERWARDS"]
+
+
 def test_an_exception_that_closes_the_consumer_is_a_failure(shop):
     records = shop.consume("fail", "failing", "alice/plain", status=1)
     assert told(records) == {("alice", "failure", "ended by ValueError"): 1}

@@ -150,6 +150,18 @@ def test_a_connection_that_breaks_ends_as_the_server_tells_it(tmp_path, implemen
         service.stop()
 
 
+def test_a_rule_with_the_session_s_route_skips_it(tmp_path):
+    (tmp_path / "rules.yaml").write_text("rules:\n  - route: /rooms/{room}\n    do: skip\n")
+    rules = {"OTEL_AUDITSPAN_RULES": str(tmp_path / "rules.yaml")}
+    service = start(tmp_path, uvicorn(APPS, "fastapi_sockets:app"), rules)
+    try:
+        trace_id = converse(service, "hello")
+        service.records(converse(service, path="/inside/attic"))
+        assert [record for record in spooled(service.spool) if record.trace_id == trace_id] == []
+    finally:
+        service.stop()
+
+
 def test_two_users_at_the_same_time_are_never_mixed_up(service):
     def talk(number: int) -> tuple[str, str]:
         name = ("alice", "bob")[number % 2]
