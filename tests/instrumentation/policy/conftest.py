@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,24 +13,14 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from instrumentation import services
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from auditspan.pseudonyms import ActorNames
     from auditspan.rules import Rules
     from auditspan.settings import Settings
-
-
-def _core() -> Any:
-    """The conftest of tests/instrumentation/core: services in processes, and what they wrote down."""
-    name = "auditspan_core_tests"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "core/conftest.py")
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules[name] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[name]
 
 
 @dataclass
@@ -70,7 +57,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running
         actors: ActorNames | None = None,
         sampler: Any = None,
     ) -> Running:
-        sink, exported = _core().Sink(), InMemorySpanExporter()
+        sink, exported = services.Sink(), InMemorySpanExporter()
         provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(exported))
         made = Policy.of(settings)
@@ -87,7 +74,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running
 
 @pytest.fixture(scope="module")
 def harness() -> Any:
-    return _core()
+    return services
 
 
 @pytest.fixture(scope="module")
