@@ -115,6 +115,17 @@ class ActorNames:
             return f"raw:{name}" if _PSEUDONYM.fullmatch(name) else name
         return f"hmac:{self._key_id}:{self._pseudonym('name', name)}" if self.mode == HMAC else ""
 
+    def attempted(self, name: str) -> str:
+        """The *name* that somebody tried to sign in with, never itself: what is typed there may be a password.
+
+        Its pseudonym where there is a key, the same as of an actor of that name; otherwise a hash, as of sessions.
+        """
+        if not name or self.mode == OFF:
+            return ""
+        if self._key:
+            return f"hmac:{self._key_id}:{self._pseudonym('name', name)}"
+        return f"sha256:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
+
     def scrub(self, attributes: MutableMapping[str, AnyValue], people: Iterable[str]) -> None:
         """Replace the names of *people* in texts, and lists of texts, in place; with mode raw nothing."""
         if self.mode == RAW:

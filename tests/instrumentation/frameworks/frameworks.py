@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
+
 from instrumentation import services
 
 if TYPE_CHECKING:
@@ -23,13 +25,33 @@ def basic(service: Any, name: str) -> Headers:
     return {"authorization": "Basic " + base64.b64encode(f"{name}:{name}-password".encode()).decode()}
 
 
+# Django compares a cookie with a header, and takes any text that both have.
+CSRF = {"cookie": "csrftoken=" + "a" * 32, "x-csrftoken": "a" * 32}
+
+
+def session(service: Any, name: str) -> Headers:
+    """Django's own login form."""
+    url = f"http://127.0.0.1:{service.port}/enter"
+    form = {"username": name, "password": f"{name}-password"}
+    response = httpx.post(url, data=form, headers=CSRF, trust_env=False)
+    cookie = response.headers["set-cookie"].partition("sessionid=")[2].partition(";")[0]
+    return CSRF | {"cookie": f"{CSRF['cookie']}; sessionid={cookie}"}
+
+
+def json_web_token(service: Any, name: str) -> Headers:
+    """A token of djangorestframework-simplejwt."""
+    form = {"username": name, "password": f"{name}-password"}
+    response = httpx.post(f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False)
+    return {"authorization": f"Bearer {response.json()['access']}"}
+
+
 @dataclass(frozen=True)
 class Framework:
     """One shop and the server that it runs in.
 
     *command* runs in ``apps/``, with ``{port}`` as a free port. *excluded* is the variable that leaves out URLs, or
-    empty. *sign_in* gives the headers of somebody who has proved who they are, asked once a person. *invalid* is the
-    body that the framework's own validation refuses. *cancels*: a handler may be cancelled while it runs.
+    empty. *sign_in* gives the headers of somebody who has proved who they are, asked once a person; nobody sends
+    *always*. *late*: people are authenticated by views, so without one nobody is known. *cancels*: a handler may be cancelled while it runs.
     """
 
     name: str
@@ -38,6 +60,8 @@ class Framework:
     sign_in: Callable[[Any, str], Headers] = basic
     auth_method: str = "basic"
     cancels: bool = False
+    late: bool = False
+    always: Headers = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
     def start(self, folder: Path) -> Shop:
@@ -54,7 +78,7 @@ class Shop:
     def __init__(self, framework: Framework, service: services.Service) -> None:
         self.framework = framework
         self.service = service
-        self._headers: dict[str, Headers] = {"": {}}
+        self._headers: dict[str, Headers] = {"": framework.always}
 
     def headers(self, who: str) -> Headers:
         """What *who* sends with each request; nothing for nobody."""
@@ -89,4 +113,31 @@ FRAMEWORKS = (
         cancels=True,
     ),
     Framework("flask", [sys.executable, "shop_flask.py"], "OTEL_PYTHON_FLASK_EXCLUDED_URLS"),
+    Framework(
+        "django-wsgi",
+        _gunicorn("shop_django:application"),
+        "OTEL_PYTHON_DJANGO_EXCLUDED_URLS",
+        sign_in=session,
+        auth_method="session",
+        always=CSRF,
+    ),
+    Framework(
+        "django-asgi",
+        services.uvicorn("shop_django:asgi"),
+        "OTEL_PYTHON_DJANGO_EXCLUDED_URLS",
+        sign_in=session,
+        auth_method="session",
+        cancels=True,
+        always=CSRF,
+        environment={"SHOP_ASYNC": "1"},
+    ),
+    Framework(
+        "django-rest-framework",
+        _gunicorn("shop_django:application"),
+        "OTEL_PYTHON_DJANGO_EXCLUDED_URLS",
+        sign_in=json_web_token,
+        auth_method="bearer",
+        late=True,
+        environment={"SHOP_URLS": "shop_drf"},
+    ),
 )
