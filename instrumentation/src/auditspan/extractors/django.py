@@ -139,8 +139,8 @@ class DjangoSource:
         known = self.actor()
         if self.request.META.get("HTTP_AUTHORIZATION") or (known is not None and known.id != names.ANONYMOUS):
             return replace(facts, outcome=names.DENIED, reason=reason)
-        attempted = {"target_type": "user", "target_id": self.attempted} if self.attempted else {}
-        return replace(facts, action="LOGIN", outcome=names.DENIED, reason=reason, changes=True, **attempted)
+        facts = replace(facts, action="LOGIN", outcome=names.DENIED, reason=reason, changes=True)
+        return replace(facts, target_type="user", target_id=self.attempted) if self.attempted else facts
 
     def _match(self) -> Any:
         """The URL pattern, also of a request that middleware refused before it was routed."""
@@ -315,7 +315,7 @@ def _login_url() -> str:
     from django.conf import settings  # noqa: PLC0415 - only where Django is
     from django.shortcuts import resolve_url  # noqa: PLC0415 - as above
 
-    return urlsplit(resolve_url(settings.LOGIN_URL)).path
+    return str(urlsplit(resolve_url(settings.LOGIN_URL)).path)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -136,7 +136,7 @@ def _told_of_proofs(original: Callable[..., Any]) -> Callable[..., Any]:
     from django.views.decorators.debug import sensitive_variables  # noqa: PLC0415 - only where Django is
 
     @functools.wraps(original)
-    @sensitive_variables()  # error pages shall not show the credentials in our frame either
+    @sensitive_variables()  # type: ignore[untyped-decorator] # error pages shall not show the credentials in our frame either
     def authenticate(request: Any = None, **credentials: Any) -> Any:
         user = original(request, **credentials)
         if user is not None:
@@ -151,7 +151,7 @@ def _told_of_async_proofs(original: Callable[..., Any]) -> Callable[..., Any]:
     from django.views.decorators.debug import sensitive_variables  # noqa: PLC0415 - only where Django is
 
     @functools.wraps(original)
-    @sensitive_variables()
+    @sensitive_variables()  # type: ignore[untyped-decorator] # as above
     async def aauthenticate(request: Any = None, **credentials: Any) -> Any:
         user = await original(request, **credentials)
         if user is not None:
