@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import atexit
 import functools
+import importlib.metadata
 import logging
 import os
+import re
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -219,12 +221,35 @@ def hooks(
 def _prepare(
     extractor: Extractor, name: str, given: dict[str, Any]
 ) -> tuple[dict[str, Any], Callable[[], None]]:
+    _check_versions(extractor)
     try:
         prepared = extractor.instrument(name, dict(given))
         return prepared if isinstance(prepared, tuple) else (prepared, lambda: None)
     except Exception:  # noqa: BLE001 - a plugin's code; the framework is instrumented without it
         _log.warning("Auditspan: an extractor for %s failed and is left out", name, exc_info=True)
         return given, lambda: None
+
+
+def _check_versions(extractor: Extractor) -> None:
+    """Say once when a framework is not of the versions that *extractor* was tested with; it is used all the same."""
+    try:
+        for distribution, (oldest, newest) in getattr(extractor, "TESTED", {}).items():
+            installed = importlib.metadata.version(distribution)
+            if not _numbers(oldest) <= _numbers(installed, like=oldest) or not (
+                _numbers(installed, like=newest) <= _numbers(newest)
+            ):
+                _say_once(
+                    f"Auditspan: {distribution} {installed} is none of the versions that it was tested with ({oldest} to "
+                    f"{newest}); what it can't read there is missing in the records, the service is not affected"
+                )
+    except Exception:  # noqa: BLE001 - only a remark; a plugin may write its range in another way
+        _log.debug("Auditspan: the version of a framework could not be compared", exc_info=True)
+
+
+def _numbers(version: str, like: str = "") -> tuple[int, ...]:
+    """The numbers of *version*, as many as *like* has."""
+    found = re.findall(r"\d+", version)
+    return tuple(int(number) for number in found[: like.count(".") + 1 if like else len(found)])
 
 
 def installed_extractors() -> list[Extractor]:

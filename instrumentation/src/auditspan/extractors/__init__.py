@@ -25,6 +25,9 @@ as second value of a pair, which is called when the instrumentor is done::
 Where a framework has no instrumentor, ``INSTRUMENTORS`` is empty, and a third name, ``start()``, is called once, when
 Auditspan starts: it hooks in where the framework is imported.
 
+It may have ``TESTED``, by distribution the oldest and the newest version that it was tested with, both included:
+``{"myframework": ("1.2", "2.0")}``. With another the log says so once, and the extractor is used all the same.
+
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
 arguments it was given.

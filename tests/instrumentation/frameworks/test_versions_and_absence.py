@@ -1,0 +1,61 @@
+"""Frameworks that are not there, and versions of them that nobody has tried."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import types
+
+import pytest
+from auditspan import bootstrap
+
+WITHOUT = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in FRAMEWORKS:
+            raise ModuleNotFoundError(name)
+
+FRAMEWORKS = {"django", "rest_framework", "flask", "fastapi", "starlette", "celery", "grpc", "aiohttp"}
+sys.meta_path.insert(0, Absent())
+from auditspan.bootstrap import installed_extractors
+print(sorted(extractor.__name__ for extractor in installed_extractors()))
+print(FRAMEWORKS & set(sys.modules))
+"""
+
+
+def test_every_extractor_loads_where_its_framework_is_absent():
+    ran = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, check=True)
+    loaded, imported = ran.stdout.splitlines()
+    assert "auditspan.extractors.django'" in loaded
+    assert loaded.count("auditspan.extractors.") >= 5
+    assert imported == "set()"
+    assert "can't be used" not in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("tested", "warns"),
+    [
+        (("4.2", "5.2"), False),
+        (("5.2", "5.2"), False),
+        (("4", "5"), False),
+        (("4.2", "5.1"), True),
+        (("5.3", "6.0"), True),
+    ],
+    ids=["inside", "the-newest-series", "major-only", "too-new", "too-old"],
+)
+def test_a_version_that_was_not_tested_is_said_once_and_used(monkeypatch, caplog, tested, warns):
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda _: "5.2.19")
+    monkeypatch.setattr(bootstrap, "_said", set())
+    extractor = types.SimpleNamespace(
+        INSTRUMENTORS=("some:Instrumentor",),
+        TESTED={"framework": tested},
+        instrument=lambda _, given: {**given, "hooked": True},
+    )
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            arguments, _ = bootstrap.hooks("some:Instrumentor", {}, [extractor])
+            assert arguments == {"hooked": True}
+    assert [r.message.count("5.2.19 is none of the versions") for r in caplog.records] == [1] * warns
