@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import socket
 
 import pytest
 from instrumentation.frameworks.frameworks import FRAMEWORKS, session
+
+from instrumentation import services
 
 DJANGO = [framework for framework in FRAMEWORKS if framework.name in ("django-wsgi", "django-asgi")]
 
@@ -49,7 +52,6 @@ def test_who_signs_out_is_the_actor_of_that_logout(shop):
 def test_a_login_at_a_url_without_a_span_is_a_record_of_its_own(shop):
     _, trace_id = shop.call("POST", "/excluded/login")
     del trace_id  # no span takes it up
-    from instrumentation import services
 
     def own():
         return [r for r in services.spooled(shop.service.spool) if r.span.name == "LOGIN"]
@@ -111,6 +113,25 @@ def test_what_the_admin_site_changes_are_records_inside_the_requests(shop):
     actions = sorted(said(r, "action", "target.type") for r in shop.service.records(trace_id, 2))
     assert actions == [("DELETE", "auth.group"), ("EXECUTE", "group")]
     assert request["actor.roles"] == ["staff", "superuser"]
+
+
+@pytest.mark.parametrize("view", ["slow", "waiting"])
+def test_a_client_that_leaves_a_cancelled_request(shop, view):
+    if shop.framework.name == "django-wsgi":
+        view, expected = "slow", ("success", None)  # nobody cancels it
+    elif view == "waiting":
+        expected = ("failure", "cancelled before there was a response")
+    else:
+        reason = "cancelled before there was a response; its view, in a thread, may have done its work"
+        expected = ("unknown", reason)
+    trace_id = services.new_trace()
+    sent = services.traceparent(trace_id) | shop.headers("bob") | {"host": "shop", "content-length": "0"}
+    lines = [f"POST /{view} HTTP/1.1", *(f"{name}: {text}" for name, text in sent.items())]
+    with socket.create_connection(("127.0.0.1", shop.service.port)) as connection:
+        connection.sendall(("\r\n".join(lines) + "\r\n\r\n").encode())
+        services.wait_for(lambda: shop.call("GET", "/quiet/began")[0].json()[view], "the view's beginning")
+    (record,) = shop.service.records(trace_id)
+    assert said(record, "outcome", "reason") == expected
 
 
 def test_the_service_says_nothing_unusual_of_us(shop):

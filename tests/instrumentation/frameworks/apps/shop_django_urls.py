@@ -127,12 +127,21 @@ def register(request):
     return redirect("/enter")
 
 
+began = {"slow": False, "waiting": False}
+
+
+def what_began(request):
+    return JsonResponse(began)
+
+
 def slow(request):
+    began["slow"] = True
     time.sleep(0.2)
     return JsonResponse({})
 
 
 async def waiting(request):
+    began["waiting"] = True
     await asyncio.sleep(60)
 
 
@@ -178,6 +187,7 @@ urlpatterns = [
     path("quiet/plain", done),
     path("quiet/asynchronous", asynchronous),
     path("quiet/queries", how_many_queries),
+    path("quiet/began", what_began),
     path("slow", slow),
     path("waiting", waiting),
     re_path(r"^old/(?P<shelf>[a-z]+)/(?P<item_id>[0-9]{1,4})/move/?$", done),
