@@ -206,7 +206,7 @@ class Service:
         config = self._config.receiver
         senders = Senders(config)
         shared = self._place.of > 1
-        grpc = GrpcReceiver(config, senders, intake.submit, metrics, shared=shared)
+        grpc = GrpcReceiver(config, senders, intake.submit, metrics, offer=intake.offer, shared=shared)
         http = HttpReceiver(config, senders, intake.submit, metrics, shared=shared)
         started.callback(lambda: _stop_together(grpc, http, self._left_s() * _RECEIVERS_SHARE))
         grpc.start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -359,3 +360,74 @@ def test_a_record_under_a_key_that_has_other_content_is_kept_counted_and_told_to
     assert counts.flags == [(1, 0)]
     (line,) = [entry.message for entry in caplog.records if "other content" in entry.message]
     assert f"index 2 of stream {spool.stream}" in line
+
+
+def test_an_offer_returns_before_the_commit_and_is_answered_after_it(start, spool):
+    gate = Gate(spool)
+    intake = start(gate)
+    answers = queue.SimpleQueue()
+    intake.offer(request("a b"), answers.put)
+    intake.offer(request("c"), answers.put)
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    assert answers.empty()
+    gate.open.release(2)
+    given = [answers.get(timeout=DEADLINE_S).receipt for _ in range(2)]
+    assert [receipt.ranges for receipt in given] == [(IndexRange(0, 1),), (IndexRange(2, 2),)]
+
+
+def test_an_offer_that_can_be_answered_at_once_is(start):
+    answers = []
+    intake = start(None)
+    intake.offer(request(""), answers.append)
+    assert [answer.receipt for answer in answers] == [None]
+    with pytest.raises(InvalidRequest):
+        intake.offer(request("bad"), answers.append)
+    assert len(answers) == 1
+
+
+def test_an_offer_that_fails_in_its_commit_is_answered_with_the_error(start, spool):
+    gate = Gate(spool)
+    gate.error = SpoolDamaged("spool: x", "y")
+    gate.open.release()
+    answers = queue.SimpleQueue()
+    start(gate).offer(request("a"), answers.put)
+    assert isinstance(answers.get(timeout=DEADLINE_S), SpoolDamaged)
+
+
+def test_an_answer_that_can_not_be_given_keeps_no_other_from_being_given(start, spool, caplog):
+    gate = Gate(spool)
+    intake = start(gate)
+    answers = queue.SimpleQueue()
+
+    def fail(_result):
+        raise OSError("gone")
+
+    intake.offer(request("first"), answers.put)
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    intake.offer(request("a"), fail)
+    intake.offer(request("b"), answers.put)
+    gate.open.release(2)
+    given = [answers.get(timeout=DEADLINE_S).receipt.ranges for _ in range(2)]
+    assert given == [(IndexRange(0, 0),), (IndexRange(2, 2),)]
+    assert "answering a request failed" in caplog.text
+
+
+def test_the_wait_for_room_counts_from_when_the_request_came(spool, counts):
+    now = [1000.0]
+    gate = Gate(spool)
+    intake = Intake(
+        gate,
+        encode,
+        metrics=counts,
+        config=Config(queue_bytes=1 << 20, queue_wait_s=5.0),
+        clock=lambda: now[0],
+    )
+    intake.start()
+    answers = queue.SimpleQueue()
+    intake.offer(request("x" * (1 << 20)), answers.put)
+    assert gate.arrived.acquire(timeout=DEADLINE_S)
+    with pytest.raises(SpoolFull):
+        intake.offer(request("late"), answers.put, since_s=994.0)
+    gate.open.release()
+    assert answers.get(timeout=DEADLINE_S).receipt.ranges == (IndexRange(0, 0),)
+    intake.stop()

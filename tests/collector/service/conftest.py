@@ -9,10 +9,18 @@ from collector.service.otlp_peer import Kept, Receivers
 
 
 @pytest.fixture(scope="module")
-def plain_receivers():
+def threads_for_all():
+    """Whether each gRPC call keeps a thread; a module that tests both ways has a fixture of its own."""
+    return False
+
+
+@pytest.fixture(scope="module")
+def plain_receivers(threads_for_all):
     """Receivers with every setting at its default; for tests that leave them running."""
     running = Receivers(
-        Config(grpc=GrpcConfig(listen="127.0.0.1:0"), http=HttpConfig(listen="127.0.0.1:0")), Kept()
+        Config(grpc=GrpcConfig(listen="127.0.0.1:0"), http=HttpConfig(listen="127.0.0.1:0")),
+        Kept(),
+        threads_for_all=threads_for_all,
     )
     running.start()
     yield running
@@ -20,7 +28,7 @@ def plain_receivers():
 
 
 @pytest.fixture
-def receivers(request):
+def receivers(request, threads_for_all):
     """Give receivers in front of *kept*: the shared ones, or with ``own`` or any setting ones of the test's own."""
     running = []
 
@@ -35,7 +43,7 @@ def receivers(request):
             http=HttpConfig(**{"listen": "127.0.0.1:0", **(http_settings or {})}),
             **settings,
         )
-        started = Receivers(config, kept or Kept())
+        started = Receivers(config, kept or Kept(), threads_for_all=threads_for_all)
         running.append(started)
         started.start()
         return started

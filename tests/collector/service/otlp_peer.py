@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -75,16 +76,31 @@ class Kept:
 class Receivers:
     """Both receivers, running."""
 
-    def __init__(self, config, kept):
+    def __init__(self, config, kept, *, threads_for_all=False):
+        """*threads_for_all*: each gRPC call keeps a thread, as where the installed gRPC can do no other."""
         self.kept = kept
         self.metrics = Counting()
         senders = Senders(config)
-        self.grpc = GrpcReceiver(config, senders, self.submit, self.metrics)
+        self.grpc = GrpcReceiver(
+            config, senders, self.submit, self.metrics, offer=None if threads_for_all else self.offer
+        )
         self.http = HttpReceiver(config, senders, self.submit, self.metrics)
         self._channels = []
 
     def submit(self, request):
         return self.kept(request)
+
+    def offer(self, request, answer, *, since_s):
+        """Answers from a thread of its own, as a committer does."""
+        assert since_s <= time.monotonic()
+
+        def keep():
+            try:
+                answer(self.kept(request))
+            except BaseException as error:  # noqa: BLE001 - whatever a test has it raise
+                answer(error)
+
+        threading.Thread(target=keep, daemon=True).start()
 
     def start(self):
         self.grpc.start()

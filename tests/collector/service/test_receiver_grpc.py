@@ -21,7 +21,7 @@ from auditspan_collector.errors import (
     StoreUnavailable,
     TooLarge,
 )
-from auditspan_collector.receiver import Config
+from auditspan_collector.receiver import Config, calls
 from auditspan_collector.receiver.answers import receipt_text
 from auditspan_collector.receiver.config import GrpcConfig, TlsConfig
 from auditspan_collector.receiver.grpc import SERVICE, GrpcReceiver, host_of
@@ -45,6 +45,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 TOKEN = "a-token-of-32-characters-exactly"
 SENDER = {"name": "orders", "token": TOKEN, "tenant": "shop", "services": ("orders-*",), "instrumented": True}
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["no threads", "threads"])
+def threads_for_all(request):
+    return request.param
 
 
 def sender_config():
@@ -467,3 +472,56 @@ def test_a_call_that_ends_without_a_message_is_told_so(receivers):
     with pytest.raises(grpc.RpcError) as caught:
         running.channel().stream_unary(f"/{SERVICE}/Export")(iter(()), timeout=10)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_the_installed_grpc_lets_calls_wait_without_threads():
+    assert calls.supported()
+
+
+def test_a_grpc_without_what_that_takes_is_known(monkeypatch):
+    monkeypatch.delattr("grpc._server._status")
+    assert not calls.supported()
+
+
+def test_calls_that_wait_for_their_commit_hold_no_thread():
+    config = Config(grpc=GrpcConfig(listen="127.0.0.1:0"))
+    kept = []
+    receiver = GrpcReceiver(
+        config, Senders(config), Kept(), Counting(), offer=lambda _request, answer, **_: kept.append(answer)
+    )
+    receiver.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{receiver.port}") as channel:
+            export = channel.unary_unary(f"/{SERVICE}/Export")
+            before = threading.active_count()
+            waiting = [export.future(request_bytes(), timeout=30) for _ in range(20)]
+            wait_until(lambda: len(kept) == 20)
+            assert threading.active_count() <= before + 2  # the channel's own
+            for answer in kept:
+                answer(Accepted(RECEIPT))
+            assert [call.result() for call in waiting] == [b""] * 20
+    finally:
+        receiver.stop(0)
+
+
+def test_clients_that_give_up_while_they_wait_for_a_place_keep_nobody_out(receivers):
+    entered, released = threading.Event(), threading.Event()
+
+    def slow(_request):
+        entered.set()
+        assert released.wait(10)
+        return Accepted(None)
+
+    running = receivers(slow, grpc_settings={"threads": 1})
+    export = running.channel().unary_unary(f"/{SERVICE}/Export")
+    first = export.future(request_bytes(), timeout=30)
+    assert entered.wait(10)
+    waiting = [export.future(request_bytes(), timeout=30) for _ in range(400)]
+    wait_until(lambda: running.grpc._service._turns._taken == 401)
+    for call in waiting:
+        call.cancel()
+    released.set()
+    assert first.result() == b""
+    running.kept = Kept()
+    assert running.export(request_bytes())[0] == b""
+    wait_until(lambda: running.grpc._service._turns._taken == 0)

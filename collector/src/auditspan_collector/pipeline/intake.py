@@ -1,9 +1,12 @@
 """Take requests in; answer when their records are sealed and on disk.
 
-Many threads submit; one commits. Each encodes its own request; what the committer finds waiting when it is free, it
+Many threads bring requests; one commits. Each encodes its own request; what the committer finds waiting when it is free, it
 commits as one group, with one wait for the disk: the more comes at once, the less each costs. Senders that were answered
 together come back together, so the committer gives as many as it had last a moment to arrive. A single request on an
 idle collector is committed at once, alone.
+
+Who brings a request need not wait for its commit: the committer calls back. A thread that sleeps until its commit is done
+costs the interpreter two changes of threads.
 
 A small request can come to large records, and how large is known only once they are made. So a request is admitted
 before: while there is room for records, and few at a time. What the disk is too slow for waits as the bytes that its
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 
     from auditspan_collector.record import OtlpRequest, Selection
     from auditspan_collector.spool import Committed, Spool
+
+    Answer = Callable[[Accepted | BaseException], None]
 
 log = logging.getLogger(__name__)
 
@@ -102,43 +107,66 @@ class NoIntakeMetrics:
 
 
 class _Waiting:
-    """A request's records between its thread and the committer."""
+    """A request's records between the thread that made them and the committer."""
 
-    __slots__ = ("_answered", "_done", "bytes", "error", "leaves", "receipt")
+    __slots__ = ("_answer", "bytes", "leaves", "selection")
 
-    def __init__(self, leaves: Leaves) -> None:
-        self.leaves = leaves
-        self.bytes = len(leaves.contents)
-        # A lock that is free once there is an answer: an event would cost several times as much.
-        self._done = threading.Lock()
-        self._done.acquire()
-        self._answered = False
-        self.receipt: Receipt | None = None
-        self.error: BaseException | None = None
+    def __init__(self, selection: Selection) -> None:
+        self.selection = selection
+        self.leaves = selection.leaves
+        self.bytes = len(self.leaves.contents)
+        self._answer: Answer | None = None
+
+    def expect(self, answer: Answer) -> None:
+        """Whom to tell."""
+        self._answer = answer
 
     def succeed(self, receipt: Receipt) -> None:
         """Answer with *receipt*."""
-        self.receipt = receipt
-        self._answered = True
-        self._done.release()
+        self._tell(_kept(self.selection, receipt))
 
     def fail(self, error: BaseException) -> None:
-        """Answer with *error*, unless there is an answer."""
-        if not self._answered:
-            self.error = error
-            self._answered = True
-            self._done.release()
+        """Answer with *error*, unless there was an answer."""
+        self._tell(error)
 
-    def wait(self) -> Receipt | None:
-        """The answer, once it is there; raises what it failed with."""
+    def _tell(self, result: Accepted | BaseException) -> None:
+        answer, self._answer = self._answer, None
+        if answer is None:
+            return
+        try:
+            answer(result)
+        except Exception:
+            # What was kept is recognised when it is retried, and the others of the group want their answers too.
+            log.exception("answering a request failed")
+
+
+class _Wait:
+    """An answer that somebody waits for."""
+
+    __slots__ = ("_done", "_result")
+
+    def __init__(self) -> None:
+        # A lock that is free once there is an answer: an event would cost several times as much.
+        self._done = threading.Lock()
         self._done.acquire()
-        if self.error is not None:
-            raise self.error
-        return self.receipt
+        self._result: Accepted | BaseException | None = None
+
+    def answer(self, result: Accepted | BaseException) -> None:
+        """The answer is there."""
+        self._result = result
+        self._done.release()
+
+    def wait(self) -> Accepted:
+        """The answer, once it is there; raises what the request failed with."""
+        self._done.acquire()
+        if isinstance(self._result, BaseException):
+            raise self._result
+        assert self._result is not None  # noqa: S101 - for the type checker
+        return self._result
 
 
 class Intake:
-    """The way in: `start`, then `submit` from any thread, then `stop`."""
+    """The way in: `start`, then `submit` or `offer` from any thread, then `stop`."""
 
     def __init__(
         self,
@@ -180,37 +208,52 @@ class Intake:
         Raises what *encode* raises for a request that is refused, and with nothing kept SpoolFull and ShuttingDown
         (transient), and SpoolDamaged.
         """
-        crashpoint.reach("intake.request")
-        selection, waiting = self._encoded(request)
-        crashpoint.reach("intake.encoded")
-        self._metrics.selected(selection)
-        receipt = self._commit(waiting) if selection.leaves else None
-        crashpoint.reach("intake.kept")
-        return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
+        wait = _Wait()
+        self.offer(request, wait.answer)
+        return wait.wait()
 
-    def _encoded(self, request: OtlpRequest) -> tuple[Selection, _Waiting]:
+    def offer(self, request: OtlpRequest, answer: Answer, *, since_s: float | None = None) -> None:
+        """As `submit`, but return when the request is in the queue, and *answer* once its records survive power loss.
+
+        *answer* gets what `submit` would return, or the error that it would raise, in the committer's thread: it must be
+        quick. For a request without records it is called before this returns. *since_s* is when the request came, by
+        the intake's clock: ``queue_wait_s`` runs from then.
+
+        What can be said at once is raised here as `submit` raises it, and then *answer* is not called.
+        """
+        crashpoint.reach("intake.request")
+        waiting = self._encoded(request, self._clock() if since_s is None else since_s)
+        crashpoint.reach("intake.encoded")
+        selection = waiting.selection
+        self._metrics.selected(selection)
+        if selection.leaves:
+            waiting.expect(answer)
+            self._queue(waiting)
+        else:
+            answer(_kept(selection, None))
+
+    def _encoded(self, request: OtlpRequest, since_s: float) -> _Waiting:
         """The records of *request*, made once there is room; their bytes are held until `_release`."""
         # Records are seldom smaller than what was sent; when they are known, they count instead.
         reserved = len(request.body)
         with self._state:
-            self._await_room(reserved)
+            self._await_room(reserved, since_s)
             self._encoding += 1
             self._held_bytes += reserved
         held = 0
         try:
-            selection = self._encode(request)
-            waiting = _Waiting(selection.leaves)
+            waiting = _Waiting(self._encode(request))
             held = waiting.bytes
         finally:
             with self._state:
                 self._encoding -= 1
                 self._held_bytes += held - reserved
                 self._room.notify()
-        return selection, waiting
+        return waiting
 
-    def _await_room(self, reserved: int) -> None:
+    def _await_room(self, reserved: int, since_s: float) -> None:
         """Return when a request of that many bytes may be encoded. Raises SpoolFull and ShuttingDown."""
-        until = self._clock() + self._config.queue_wait_s
+        until = since_s + self._config.queue_wait_s
         while not self._stopping and not self._has_room(reserved):
             left_s = until - self._clock()
             if left_s <= 0:
@@ -238,7 +281,7 @@ class Intake:
                 waiting.leaves = _NONE
             self._room.notify(ENCODED_AT_ONCE)
 
-    def _commit(self, waiting: _Waiting) -> Receipt | None:
+    def _queue(self, waiting: _Waiting) -> None:
         with self._state:
             stopping = self._stopping
             if not stopping:
@@ -248,7 +291,6 @@ class Intake:
         if stopping:
             self._release([waiting])
             raise ShuttingDown("the collector is stopping")
-        return waiting.wait()
 
     def stop(self) -> None:
         """Refuse new requests, commit what is queued, and return when that is done; may be called again."""
@@ -363,6 +405,12 @@ class Intake:
             duplicates=len(committed.duplicates),
             elapsed_s=elapsed_s,
         )
+
+
+def _kept(selection: Selection, receipt: Receipt | None) -> Accepted:
+    """The answer to a request whose records, if any, are on disk."""
+    crashpoint.reach("intake.kept")
+    return Accepted(receipt, rejected=selection.invalid, problem=_problem(selection))
 
 
 def _among(places: Sequence[int], begin: int, end: int) -> int:

@@ -74,7 +74,7 @@ _FINAL: Final[tuple[tuple[type[AuditspanError], str, int, int], ...]] = (
 )
 
 
-def refusal(error: Exception) -> Refusal:
+def refusal(error: BaseException) -> Refusal:
     """The answer to a request that failed with *error*; retryable unless the error is known to be final."""
     for kind, reason, code, http_status in _FINAL:
         if isinstance(error, kind):

@@ -29,7 +29,8 @@ class NoMessage(Exception):  # noqa: N818 - an answer, not a failure
 class Turns:
     """The threads of one method. Thread-safe.
 
-    `take` when a call is announced, `message` in its thread, `leave` when it is answered.
+    `take` when a call is announced, `message` in its thread, `leave` when it is answered. Calls without threads say
+    `expect` and `came` instead of `message`.
     """
 
     def __init__(
@@ -69,13 +70,21 @@ class Turns:
 
         Raises NoMessage when there is none, and grpc.RpcError when the call was cancelled, by its client or by `sweep`.
         """
-        self._waiting[context] = self._clock()
+        self.expect(context)
         try:
             return next(messages)
         except StopIteration:
             raise NoMessage from None
         finally:
-            self._waiting.pop(context, None)
+            self.came(context)
+
+    def expect(self, context: grpc.ServicerContext) -> None:
+        """The call waits for its message from now on."""
+        self._waiting[context] = self._clock()
+
+    def came(self, context: grpc.ServicerContext) -> None:
+        """The call waits no longer."""
+        self._waiting.pop(context, None)
 
     def sweep(self) -> None:
         """Cancel the calls whose message takes too long."""
