@@ -76,6 +76,21 @@ def test_neighbours_travel_together_in_order_and_in_bounded_batches(peer, tmp_pa
     assert [len(request) for request in peer.requests] == [512, 512, 276]
 
 
+def test_what_comes_while_a_batch_is_on_its_way_waits_for_company_too(peer, ship):
+    late = iter(["late"])
+
+    def answer(_: list[str]) -> None:
+        for name in late:
+            spool.append(payload(name))
+
+    peer.answer = answer
+    spool, _ = ship(peer)
+    spool.append(payload("first"))
+    wait_until(lambda: peer.received == ["first", "late"])
+    first, second = peer.arrived
+    assert second - first >= worker._LINGER_S
+
+
 def test_large_records_make_smaller_batches(peer, tmp_path, ship):
     spool = Spool(tmp_path / "spool")
     for number in range(12):
