@@ -49,7 +49,17 @@ def test_a_module_fits_in_one_reading(module):
 
 
 def test_the_light_package_starts_without_grpc_and_without_the_collectors_libraries():
-    heavy = ("grpc", "lmdb", "clickhouse_connect", "chdb", "cryptography", "numpy", "starlette", "flask")
+    heavy = (
+        "grpc",
+        "lmdb",
+        "clickhouse_connect",
+        "chdb",
+        "cryptography",
+        "numpy",
+        "starlette",
+        "flask",
+        "sqlalchemy",
+    )
     loaded = run_python(f"import sys, auditspan; print([m for m in {heavy!r} if m in sys.modules])")
     assert loaded.strip() == "[]"
 

@@ -49,6 +49,17 @@ LOST_COUNT: Final = (
     "audit.lost.count"  # int; how many records the process could not keep; no column of its own
 )
 
+# A change of data, besides what OpenTelemetry has names for (db.*); no columns of their own. They don't begin with PREFIX, for
+# they make no span a record.
+CHANGE_ROWS: Final = "auditspan.change.rows"  # int; absent where nobody can say
+CHANGE_KEYS: Final = (
+    "auditspan.change.keys"  # string[]; the first rows' primary keys, empty where one isn't known
+)
+CHANGE_STATEMENTS: Final = "auditspan.change.statements"  # int, from 2; how many this record stands for
+# + column: string for one row, string[] in the order of the keys for several
+CHANGE_BEFORE: Final = "auditspan.change.before."
+CHANGE_AFTER: Final = "auditspan.change.after."
+
 ANONYMOUS: Final = "anonymous"  # actor id: the framework says that it is nobody
 UNKNOWN: Final = "unknown"  # actor id and outcome: nobody can say
 

@@ -77,7 +77,9 @@ def _start() -> None:
         )
     # Also without a provider: what is instrumented before the application sets one has our hooks then.
     if not hasattr(BaseInstrumentor.instrument, _INSTRUMENT):
-        hook_instrumentors(installed_extractors())
+        extractors = installed_extractors()
+        hook_instrumentors(extractors)
+        start_extractors(extractors)
 
 
 def _advice() -> str:
@@ -165,9 +167,6 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
         return
     known: dict[str, list[Extractor]] = {}
     for extractor in extractors:
-        begin = getattr(extractor, "start", None)
-        if begin is not None:
-            _guarded(str(getattr(extractor, "__name__", extractor)), begin)
         for name in extractor.INSTRUMENTORS:
             known.setdefault(name, []).append(extractor)
     early = [name.partition(":")[2] for name in known if _has_started(name)]
@@ -193,6 +192,14 @@ def hook_instrumentors(extractors: Iterable[Extractor]) -> None:
 
     setattr(instrument, _INSTRUMENT, True)
     BaseInstrumentor.instrument = instrument
+
+
+def start_extractors(extractors: Iterable[Extractor]) -> None:
+    """Let those that need no instrumentor begin. Never raises."""
+    for extractor in extractors:
+        start = getattr(extractor, "start", None)
+        if callable(start):
+            _guarded(str(getattr(extractor, "__name__", extractor)), start)
 
 
 def _has_started(instrumentor: str) -> bool:

@@ -13,6 +13,7 @@ from auditspan.facts import SAFE_METHODS, ReadMethods, glob
 from auditspan.rules import AUDIT, SKIP, Rules
 
 if TYPE_CHECKING:
+    from auditspan.rules import Rule
     from auditspan.settings import Settings
 
 
@@ -33,7 +34,7 @@ class Decisions:
     """What *settings* and the operator's *rules* ask for."""
 
     def __init__(self, settings: Settings, rules: Rules | None = None) -> None:
-        self._rules = rules or Rules()
+        self._rules = Rules() if rules is None else rules  # one with tables alone is false
         self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
         self._reads = tuple((pattern, glob(pattern)) for pattern in settings.reads)
         self._chooses = bool(self._reads or self._rules)
@@ -48,6 +49,10 @@ class Decisions:
             if pattern.fullmatch(route):
                 return written
         return ""
+
+    def rule_for_table(self, table: str) -> Rule:
+        """What the operator says of changes of *table*."""
+        return self._rules.of_table(table)
 
     def decide(self, route: str, method: str) -> Decision:
         """On the HTTP *route* (parameters as ``{name}``) and *method*; on the RPC ``/package.Service/Method`` without."""

@@ -1,7 +1,8 @@
 """What the operator wants audited, and what a record may hold of a request. Pure: no files, no clock.
 
-A rule names requests by route, method, RPC or task, and the first one that fits counts. It is looked for once for each
-route and method; after that it is one look into a dictionary. Where no rule fits, the defaults are in force.
+A rule names requests by route, method, RPC or task, or changes of data by table, and the first one that fits counts. It is
+looked for once for each route and method, and for each table; after that it is one look into a dictionary. Where no rule
+fits, the defaults are in force.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ class Keep:
 class Rule:
     """What holds for the requests that it fits. Empty: as it would be without the rule.
 
-    *routes*, *methods*, *rpcs* and *tasks* are all-of, each one-of; *target_id* names the parameters whose values, joined by a
-    slash, are the target's id; *place* is where the rule stands (``rules.yaml:12``).
+    *routes*, *methods*, *rpcs* and *tasks* are all-of, each one-of; *tables* stand alone. *target_id* names the parameters (of a
+    table, the columns) whose values, joined by a slash, are the target's id; *columns* those whose values a change may
+    show; *place* is where the rule stands (``rules.yaml:12``).
     """
 
     place: str = ""
@@ -57,12 +59,14 @@ class Rule:
     methods: frozenset[str] = frozenset()
     rpcs: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     do: str = ""
     action: str = ""
     target_type: str = ""
     target_id: tuple[str, ...] = ()
     reason: str = ""
     keep: Keep = field(default_factory=Keep)
+    columns: tuple[str, ...] = ()
 
 
 class Rules:
@@ -70,12 +74,17 @@ class Rules:
 
     def __init__(self, rules: tuple[Rule, ...] = (), keep: Keep = Keep()) -> None:
         self.default: Final = Rule(keep=keep)
-        self._rules = tuple((_Matcher(rule), replace(rule, keep=rule.keep | keep)) for rule in rules)
+        requests = tuple(rule for rule in rules if not rule.tables)
+        self._rules = tuple((_Matcher(rule), replace(rule, keep=rule.keep | keep)) for rule in requests)
         self._known: dict[tuple[object, str], Rule] = {}
-        self._skips = any(rule.do == SKIP for rule in rules)
+        self._skips = any(rule.do == SKIP for rule in requests)
+        self._tables = tuple(
+            (tuple(glob(table.lower()) for table in rule.tables), rule) for rule in rules if rule.tables
+        )
+        self._known_tables: dict[str, Rule] = {}
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any for requests."""
         return bool(self._rules)
 
     def of(self, attributes: Mapping[str, object], route: str) -> Rule:
@@ -97,6 +106,22 @@ class Rules:
                 if len(self._known) >= _MAX_KNOWN:
                     self._known = {}
                 self._known[key] = found
+        return found
+
+    def of_table(self, table: str) -> Rule:
+        """The rule for changes of *table*, which may be ``schema.table``; either fits, in upper case or lower."""
+        if not self._tables:
+            return self.default
+        found = self._known_tables.get(table)
+        if found is None:
+            full = table.lower()
+            alone = full.rpartition(".")[2]
+            fits = (rule for patterns, rule in self._tables if _any(patterns, full) or _any(patterns, alone))
+            found = next(fits, self.default)
+            if len(table) <= _MAX_KNOWN_LENGTH:
+                if len(self._known_tables) >= _MAX_KNOWN:
+                    self._known_tables = {}
+                self._known_tables[table] = found
         return found
 
     def promises(self, attributes: Mapping[str, object], *, default: bool) -> bool:

@@ -21,7 +21,7 @@ MAX_RULES: Final = 500
 _MAX_TEXT: Final = 1024  # characters
 _MAX_MISTAKES: Final = 20  # that are named at once
 
-_MATCHES: Final = ("route", "method", "grpc", "task")
+_MATCHES: Final = ("route", "method", "grpc", "task", "table")
 _ACTION: Final = re.compile(r"[A-Z][A-Z0-9_]*")
 _METHOD: Final = re.compile(r"[A-Z]+")
 _RPC: Final = re.compile(r"/?[\w.*?]+(?:/[\w*?]+)?")
@@ -46,6 +46,31 @@ CREDENTIALS: Final = frozenset(
         "x-amz-security-token",
         "x-goog-iap-jwt-assertion",
     }
+)
+
+# Columns whose values let whoever reads them act as somebody else, or pay for it.
+SECRET_COLUMNS: Final = frozenset(
+    [
+        "password",
+        "passwd",
+        "pwd",
+        "password_hash",
+        "hashed_password",
+        "secret",
+        "client_secret",
+        "token",
+        "access_token",
+        "refresh_token",
+        "api_key",
+        "apikey",
+        "private_key",
+        "otp_secret",
+        "totp_secret",
+        "session_key",
+        "cvv",
+        "cvc",
+        "pin",
+    ]
 )
 
 
@@ -115,7 +140,7 @@ class _Reader:
         found = tuple(rule for item in node.value if (rule := self._rule(item)) is not None)
         seen: dict[object, Rule] = {}
         for rule in found:
-            first = seen.setdefault((rule.routes, rule.methods, rule.rpcs, rule.tasks), rule)
+            first = seen.setdefault((rule.routes, rule.methods, rule.rpcs, rule.tasks, rule.tables), rule)
             if first is not rule:
                 self._mistakes.append(
                     f"{rule.place}: fits the same requests as the rule at {first.place}, so it never counts"
@@ -133,6 +158,8 @@ class _Reader:
             "target": self._target,
             "reason": self._text,
             "keep": self._keep,
+            "table": lambda n: self._texts(n, self._text),
+            "columns": lambda n: self._texts(n, self._column),
         }
         content = self._mapping(node, readers, "a rule")
         if node.id != "mapping":
@@ -140,16 +167,26 @@ class _Reader:
         given = {key.value for key, _ in node.value if key.id == "scalar"}
         if not given.intersection(_MATCHES):
             self._wrong(node, f"a rule says which requests it fits: one of {', '.join(_MATCHES)}")
-        if len(given & {"grpc", "task"}) + bool(given & {"route", "method"}) > 1:
+        if len(given & {"grpc", "task", "table"}) + bool(given & {"route", "method"}) > 1:
             self._wrong(
                 node,
-                "no request fits all of it: `route` and `method` are HTTP's, `grpc` and `task` stand alone",
+                "no request fits all of it: `route` and `method` are HTTP's, `grpc`, `task` and `table` stand alone",
             )
         if given <= set(_MATCHES):
-            self._wrong(node, "a rule says what to do: do, action, target, reason or keep")
-        if content.get("do") == SKIP and given & {"action", "target", "reason", "keep"}:
-            self._wrong(node, "`do: skip` leaves nothing to describe; remove action, target, reason and keep")
+            self._wrong(node, "a rule says what to do: do, action, target, reason, keep or columns")
+        if content.get("do") == SKIP and given & {"action", "target", "reason", "keep", "columns"}:
+            self._wrong(
+                node, "`do: skip` leaves nothing to describe; remove action, target, reason, keep and columns"
+            )
+        if "table" in given and "keep" in given:
+            self._wrong(
+                node, "a table has no headers and no query; `columns` names what its records may hold"
+            )
+        if "columns" in given and "table" not in given:
+            self._wrong(node, "`columns` stands with `table`")
         target_type, target_id = content.get("target") or ("", ())
+        if "table" in given and SECRET_COLUMNS.intersection(name.lower() for name in target_id):
+            self._wrong(node, f"id {'/'.join(target_id)!r}: holds a secret, and no record may")
         if "task" in given and target_id:
             self._wrong(node, "a task's arguments are on no span, so the target's `id` can't be one")
         return Rule(
@@ -158,12 +195,14 @@ class _Reader:
             methods=frozenset(content.get("method") or ()),
             rpcs=content.get("grpc") or (),
             tasks=content.get("task") or (),
+            tables=content.get("table") or (),
             do=content.get("do") or "",
             action=content.get("action") or "",
             target_type=target_type,
             target_id=target_id,
             reason=content.get("reason") or "",
             keep=content.get("keep") or Keep(),
+            columns=content.get("columns") or (),
         )
 
     # -- what stands behind each key
@@ -209,6 +248,12 @@ class _Reader:
         text = self._text(node)
         if text and not _PARAMETER.fullmatch(text):
             self._wrong(node, f"id {text!r}: is the name of a parameter (of a field, for gRPC)")
+        return text
+
+    def _column(self, node: Any) -> str:
+        text = self._text(node)
+        if text.lower() in SECRET_COLUMNS:
+            self._wrong(node, f"column {text!r}: holds a secret, and no record may")
         return text
 
     def _keep(self, node: Any) -> Keep:

@@ -28,7 +28,9 @@ def test_the_first_example_says_what_the_text_says():
     assert rules.of({"rpc.system": "grpc"}, "/shop.v1.Billing/GetInvoice").target_id == ("invoice.number",)
 
 
-@pytest.mark.parametrize("key", ["route", "method", "grpc", "task", "action", "target", "reason", "keep"])
+@pytest.mark.parametrize(
+    "key", ["route", "method", "grpc", "task", "table", "action", "target", "reason", "keep", "columns"]
+)
 def test_every_key_is_documented(key):
     assert re.search(rf"^\| `{key}` \|", RULES, re.MULTILINE)
 

@@ -22,8 +22,8 @@ as second value of a pair, which is called when the instrumentor is done::
     def _end(span, request, response):        # while the span is open, authentication behind us
         respond(span)
 
-Where a framework has no instrumentor, ``INSTRUMENTORS`` is empty, and a third name, ``start()``, is called once, when
-Auditspan starts: it hooks in where the framework is imported.
+It may have a function ``start()``, which is called once when Auditspan starts, whatever is instrumented: for a framework
+without an instrumentor, or one that tells what happens in it by itself. ``INSTRUMENTORS`` may be empty then.
 
 It may have ``TESTED``, by distribution the oldest and the newest version that it was tested with, both included:
 ``{"myframework": ("1.2", "2.0")}``. With another the log says so once, and the extractor is used all the same.

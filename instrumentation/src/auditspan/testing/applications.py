@@ -10,12 +10,13 @@ import contextlib
 import functools
 from typing import TYPE_CHECKING, Any, Final
 
-from auditspan.bootstrap import hooks, installed_extractors
+from auditspan.bootstrap import hooks, installed_extractors, start_extractors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_extractors: Final = functools.lru_cache(maxsize=1)(installed_extractors)
+    from auditspan.extractors import Extractor
+
 _MARK: Final = "_is_instrumented_by_opentelemetry"  # the instrumentations' own
 
 
@@ -26,11 +27,20 @@ def audit(app: Any) -> Iterator[None]:
     Raises TypeError for what is no FastAPI, Starlette or Flask application.
     """
     way = _way(app)
+    _extractors()
     if getattr(app, _MARK, False):
         yield
         return
     with way(app):
         yield
+
+
+@functools.lru_cache(maxsize=1)
+def _extractors() -> list[Extractor]:
+    """All of them, started: what needs no instrumentor stays, and without a capture does nothing."""
+    found = installed_extractors()
+    start_extractors(found)
+    return found
 
 
 def _way(app: Any) -> Callable[[Any], contextlib.AbstractContextManager[None]]:

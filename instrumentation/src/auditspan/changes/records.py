@@ -1,0 +1,142 @@
+"""Write one change of data as a record: a span of its own inside the request's, under the request's actor."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import enum
+import logging
+import uuid
+from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+from opentelemetry.trace import Status, StatusCode
+
+from auditspan import attributes as names
+from auditspan import context
+from auditspan.api import PROCESSOR
+
+if TYPE_CHECKING:
+    from opentelemetry.util.types import AttributeValue
+
+    from auditspan.changes.transaction import Change
+    from auditspan.rules import Rule
+
+_log = logging.getLogger(__name__)
+
+_MAX_NAME: Final = 256  # characters of a table's name
+MAX_KEY: Final = 128  # characters
+MAX_VALUE: Final = 256  # characters
+_SCALAR: Final = (
+    *(str, int, float, decimal.Decimal, uuid.UUID),
+    *(dt.date, dt.time, dt.timedelta),
+)
+_warned: Final[set[str]] = set()
+
+
+def rule_for(table: str) -> Rule | None:
+    """The operator's word on changes of *table*; None where Auditspan does not run."""
+    processor = getattr(trace.get_tracer_provider(), PROCESSOR, None)
+    return processor.decisions.rule_for_table(table) if processor is not None else None
+
+
+def as_text(value: object, limit: int = MAX_VALUE) -> str:
+    """*value* of a column as it is recorded: plain types only, since another's text may be anything."""
+    if value is None:
+        return "null"
+    if isinstance(value, enum.Enum):
+        value = value.name
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value[: limit // 2]).hex()
+    if type(value) in _SCALAR or isinstance(value, (bool, dt.datetime)):
+        return plain(str(value), limit)
+    return f"<{type(value).__name__}>"
+
+
+def plain(text: str, limit: int = _MAX_NAME) -> str:
+    """*text* without what can't be seen or encoded, cut at *limit* characters."""
+    text = text[:limit]
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c == " " else "?" for c in text.encode("utf-8", "replace").decode("utf-8")
+    )
+
+
+def write(change: Change, outcome: str, reason: str) -> None:
+    """Put the record into the spool. Never raises."""
+    processor = getattr(trace.get_tracer_provider(), PROCESSOR, None)
+    if processor is None:
+        return
+    try:
+        token = otel_context.attach(change.context)
+        try:
+            _write(processor, change, outcome, reason)
+        finally:
+            otel_context.detach(token)
+    except Exception:  # noqa: BLE001 - runs inside the application's commit
+        if not _warned:
+            _warned.add("write")
+            _log.warning("Auditspan could not record a change of data", exc_info=True)
+
+
+def _write(processor: Any, change: Change, outcome: str, reason: str) -> None:
+    """As ``api.record`` does, at the time and in the context of the change."""
+    table = plain(change.table)
+    span = processor.tracer.start_span(
+        f"{change.action} {table}".strip(),
+        context=None if processor.span_attributes else context.kept(),
+        attributes={names.DELIVERY: names.DELIVERY_SPOOL} if processor.span_attributes else None,
+        start_time=change.started_ns,
+    )
+    try:
+        state = processor.begin_record(span)
+        state.action = change.action
+        state.target_type = change.rule.target_type or table
+        state.target_id = _target_id(change)
+        state.outcome = outcome
+        state.reason = reason or change.rule.reason
+        # Set now, so that nothing which came as baggage and was copied onto the new span stands in their place.
+        span.set_attributes(_attributes(change, table))
+        if outcome == names.FAILURE:
+            span.set_status(Status(StatusCode.ERROR))
+        processor.responding(span, state)
+    finally:
+        span.end()
+
+
+def _target_id(change: Change) -> str:
+    if change.rows > 1 or len(change.known) != 1:
+        return ""
+    row = change.known[0]
+    if change.rule.target_id:
+        values = [row.after.get(name, row.before.get(name, "")) for name in change.rule.target_id]
+        return "/".join(values) if any(values) else ""
+    return row.key
+
+
+def _attributes(change: Change, table: str) -> dict[str, AttributeValue]:
+    said: dict[str, AttributeValue] = {
+        "db.system.name": change.system,
+        "db.namespace": plain(change.database),
+        "db.collection.name": table,
+        "db.operation.name": change.verb,
+    }
+    said = {name: value for name, value in said.items() if value}
+    if change.rows >= 0 and not change.failed:
+        said[names.CHANGE_ROWS] = change.rows
+    if change.statements > 1:
+        said[names.CHANGE_STATEMENTS] = change.statements
+    rows = change.known
+    if any(row.key for row in rows):
+        said[names.CHANGE_KEYS] = [row.key for row in rows]
+    for name in change.rule.columns:
+        for prefix, values in (
+            (names.CHANGE_BEFORE, [row.before.get(name) for row in rows]),
+            (names.CHANGE_AFTER, [row.after.get(name) for row in rows]),
+        ):
+            if any(value is not None for value in values):
+                alone = values[0] if len(values) == 1 else None
+                said[prefix + name] = alone if alone is not None else [value or "" for value in values]
+    return said
