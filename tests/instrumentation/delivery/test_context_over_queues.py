@@ -18,13 +18,13 @@ from auditspan.propagation import KeyRing, Tokens
 from auditspan.propagation.tokens import Claims
 from celery import Celery
 from confluent_kafka import Producer
-from instrumentation.core.conftest import spooled
+from instrumentation.services import spooled
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from instrumentation.core.conftest import Written
+    from instrumentation.services import Written
 
 KEYS = "k1 thirty-two-characters-at-the-very-least"
 TRACE, OTHER_TRACE = "4bf92f3577b34da6a3ce929d0e0e4736", "0af7651916cd43dd8448eb211c80319c"

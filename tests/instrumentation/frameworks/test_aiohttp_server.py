@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from instrumentation.core.conftest import new_trace, spooled, start, traceparent, wait_for
+from instrumentation.services import new_trace, spooled, start, traceparent, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
-from instrumentation.core.conftest import BIN, environment_of, spooled
+from instrumentation.services import BIN, environment_of, spooled
 
 APPS = Path(__file__).parent / "apps"
 KEYS = "k1 thirty-two-characters-at-the-very-least"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from instrumentation.core.conftest import BIN, new_trace, spooled, start, traceparent, wait_for
+from instrumentation.services import BIN, new_trace, spooled, start, traceparent, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 

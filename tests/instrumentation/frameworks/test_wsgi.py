@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from instrumentation.core.conftest import BIN, new_trace, spooled, start, traceparent, wait_for
+from instrumentation.services import BIN, new_trace, spooled, start, traceparent, wait_for
 
 APPS = Path(__file__).parent / "apps"
 NOBODY = {"actor.id": "unknown", "actor.origin": "unverified"}

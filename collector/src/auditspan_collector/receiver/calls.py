@@ -1,7 +1,7 @@
 """Take gRPC calls without keeping a thread for each: whichever thread has the answer sends it.
 
 gRPC's Python server gives each call a thread, which sleeps until the message is there, and again until its answer is.
-With raw bytes and little to do, waking it is a third of what a request costs (docs/decisions/0013). Here gRPC's own
+With raw bytes and little to do, waking it is much of what a request costs (docs/decisions/0013). Here gRPC's own
 thread asks for the message and goes on; when that is there a few workers take it, and the answer is sent by whoever
 has it, a commit later.
 

@@ -26,12 +26,13 @@ class GrpcConfig(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
     Attributes:
         listen: Address and port; port 0 lets the system choose.
-        threads: Requests that are worked on at a time; each waits for its commit. More of them share a commit,
-            and need up to *max_message_bytes* of memory each.
-        max_requests: Requests at a time, those that wait for a thread among them. Further ones are asked to come
+        threads: Requests that are read and answered at a time; each has its place until its commit is done. More of
+            them share a commit, and need up to *max_message_bytes* of memory each. Where the installed gRPC can't do
+            without, each has a thread besides.
+        max_requests: Requests at a time, those that wait for a place among them. Further ones are asked to come
             back later.
         read_timeout_s: How long a request's message may take after its headers; one second where others wait for
-            the thread. Slower clients are cut off.
+            the place. Slower clients are cut off.
 
     """
 
