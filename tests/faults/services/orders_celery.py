@@ -1,12 +1,25 @@
 """Carries orders out as tasks, by a broker and results that are files; an order named ``exit`` ends the process."""
 
 import os
+import uuid
 from pathlib import Path
+from time import monotonic_ns
 
 from celery import Celery
+from kombu.transport import filesystem
+from kombu.utils.json import dumps
+
+
+def put_whole(channel, queue, payload, **_):
+    """Give a message its name when it is whole: kombu's own way lets a worker read it empty, and end by that."""
+    place = Path(channel.data_folder_out)
+    unnamed = place / f"{uuid.uuid4()}.unnamed"
+    unnamed.write_text(dumps(payload))
+    unnamed.rename(place / f"{monotonic_ns()}_{unnamed.stem}.{queue}.msg")
 
 
 def make(folder):
+    filesystem.Channel._put = put_whole
     folder = Path(folder)
     for name in ("queue", "results", "control"):
         (folder / name).mkdir(parents=True, exist_ok=True)
