@@ -97,7 +97,8 @@ def test_a_stop_ends_in_time_though_clickhouse_hangs_and_turns_new_work_away_to_
             until_turned_away(channel)
             with pytest.raises(grpc.RpcError) as refused:
                 export(channel, request_bytes(spans=1, name="late"))
-            assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+            # gRPC itself says CANCELLED to a call that meets the moment of its stop; senders try both again (OTLP).
+            assert refused.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
             assert turned_away(keep_alive)
         assert child.process.wait(30) == 0
         # No promise about time is tested but this one, and with room for a busy machine.
