@@ -51,6 +51,7 @@ COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
     ),
     "store": (
         ("rows a block", lambda case: f"{case['block_rows']:,}"),
+        ("format", lambda case: case["format"]),
         ("rows/s", lambda case: f"{case['rows_per_s']:,}"),
         ("store CPU us/row", lambda case: f"{case['store_cpu_us_per_row']:.1f}"),
         ("client CPU us/row", lambda case: f"{case['client_cpu_us_per_row']:.2f}"),

@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from bench.collector.spans import SPAN_MARK
 
-_ROWS: Final = re.compile(rb"INSERT INTO .{1,8000}? FORMAT RowBinary\s", re.IGNORECASE | re.DOTALL)
+_ROWS: Final = re.compile(rb"INSERT INTO .{1,8000}? FORMAT (?:RowBinary|Native)\s", re.IGNORECASE | re.DOTALL)
 _CHUNK_HEAD_BYTES: Final = 64
 
 

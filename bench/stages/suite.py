@@ -22,9 +22,9 @@ from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.clickhouse import Config as ClickHouseConfig
 from auditspan_collector.ledger.log import LedgerState, append
 from auditspan_collector.pipeline import readable
+from auditspan_collector.pipeline.insert import insert
 from auditspan_collector.processor.enrich import Limits
 from auditspan_collector.record import OtlpRequest, Sender
-from auditspan_collector.schema import INSERT_COLUMNS, TABLE
 from auditspan_collector.spool import Config as SpoolConfig
 from auditspan_collector.spool import Spool
 
@@ -121,8 +121,7 @@ def _one_group(
         with clock.stage("begin"):
             spool.begin_insert(batch)
         with clock.stage("insert"):
-            token = f"{batch.stream}:{batch.first_index}-{batch.last_index}:"
-            client.insert_row_binary(TABLE, INSERT_COLUMNS, batch.rows, token)
+            insert(client, batch)
         with clock.stage("release"):
             spool.release(batch.last_index)
 

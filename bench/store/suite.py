@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Final
 
 from auditspan_collector.clickhouse import ClickHouseClient
 from auditspan_collector.clickhouse import Config as ClickHouseConfig
+from auditspan_collector.columnar import Columns
 from auditspan_collector.migrations import migrate
 from auditspan_collector.pipeline.readable import encode
 from auditspan_collector.processor.enrich import Limits
 from auditspan_collector.record import Leaf, OtlpRequest, Sender
-from auditspan_collector.schema import INSERT_COLUMNS, TABLE, seal_row
+from auditspan_collector.schema import INSERT_COLUMNS, NATIVE_COLUMNS, TABLE, seal_row
 
 from bench.collector.spans import messages
 from bench.collector.suite import start_store
@@ -30,13 +31,15 @@ if TYPE_CHECKING:
 # Rows of a block, and how many such blocks: enough of each for seconds of work. The third is about as large as the
 # collector's inserts get (drain.max_bytes), the last seven times that.
 BLOCKS: Final = ((1_000, 60), (10_000, 15), (15_000, 10), (100_000, 3))
+# What the collector sends, made of rows while the clock runs, and the rows as they are.
+FORMATS: Final = ("Native", "RowBinary")
 STREAM: Final = "bench/store/0123456789abcdef"
 # In each trace id that is sent, so that it can be found in a row and replaced.
 NUMBER: Final = bytes.fromhex("5bd1e9950f8a47c3")
 
 
 def run(settings: Settings) -> list[Case]:
-    """Rows a second for each size of block."""
+    """Rows a second for each size of block and each format."""
     leaves = _leaves()
     every = frozenset(os.sched_getaffinity(0))
     process, port = start_store(settings.folder, every)
@@ -49,27 +52,30 @@ def run(settings: Settings) -> list[Case]:
             if rows > settings.rows // 10:
                 continue
             count = max(1, times // 3) if settings.quick else times
-            blocks = [_block(leaves, first + at * rows, rows) for at in range(count)]
-            first += rows * count
-            cases.append(_inserted(client, process, blocks, rows))
-            settings.say(
-                f"  blocks of {rows:7,}  {cases[-1]['rows_per_s']:9,} rows/s"
-                f"  store {cases[-1]['store_cpu_us_per_row']:.1f} us/row"
-            )
+            for form in FORMATS:
+                blocks = [_block(leaves, first + at * rows, rows) for at in range(count)]
+                first += rows * count
+                cases.append(_inserted(client, process, blocks, rows, form))
+                settings.say(
+                    f"  blocks of {rows:7,}  {form:9}  {cases[-1]['rows_per_s']:9,} rows/s"
+                    f"  store {cases[-1]['store_cpu_us_per_row']:.1f} us/row"
+                )
         ((stored,),) = client.rows("SELECT count() FROM records")
     if stored != first:
         raise RuntimeError(f"{first} rows were inserted, {stored} are stored")
     return cases
 
 
-def _inserted(client: ClickHouseClient, process: Process, blocks: list[bytes], rows: int) -> Case:
+def _inserted(client: ClickHouseClient, process: Process, blocks: list[bytes], rows: int, form: str) -> Case:
     started, store_s, client_s = time.monotonic(), process.cpu_s(), time.process_time()
     for at, block in enumerate(blocks):
-        client.insert_row_binary(TABLE, INSERT_COLUMNS, block, f"{STREAM}:{rows}-{at}")
+        given = Columns(NATIVE_COLUMNS).block(block, rows) if form == "Native" else block
+        client.insert_block(TABLE, INSERT_COLUMNS, given, f"{STREAM}:{form}:{rows}-{at}", form)
     total = rows * len(blocks)
     return {
         "system": "embedded",
         "block_rows": rows,
+        "format": form,
         "rows_per_s": round(total / (time.monotonic() - started)),
         "bytes_per_row": round(sum(map(len, blocks)) / total),
         "store_cpu_us_per_row": round((process.cpu_s() - store_s) * 1e6 / total, 2),

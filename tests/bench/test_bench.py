@@ -62,7 +62,9 @@ def test_stages_store_and_questions_are_measured(run):
     (stages,) = [case for case in cases if case["suite"] == "stages"]
     assert (stages["tagged_pct"], stages["cpu_us_per_span"] > 0) == (5, True)
     blocks = [case for case in cases if case["suite"] == "store"]
-    assert [case["block_rows"] for case in blocks] == [1_000, 10_000]
+    assert [(case["block_rows"], case["format"]) for case in blocks] == [
+        (1_000, "Native"), (1_000, "RowBinary"), (10_000, "Native"), (10_000, "RowBinary"),
+    ]  # fmt: skip
     assert all(case["rows_per_s"] > 0 for case in blocks)
     questions = [case for case in cases if case["suite"] == "query"]
     assert len(questions) == 6

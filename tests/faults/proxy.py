@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import re
 import socket
 import threading
 from collections import deque
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 Moment = Literal["arrived", "half", "sent", "answered"]
 Mode = Literal["pass", "refuse", "500", "hang"]
 
-INSERT_MARK = b"FORMAT RowBinary\n"
+INSERT_MARK = re.compile(rb"INSERT INTO .* FORMAT (RowBinary|Native)\n")
 LIMIT_S = 60.0
 _HEAD_BYTES = 8192
 
@@ -154,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
                 proxy.wait_while_hanging()
             if proxy.mode == "500":
                 self._answer(500, {}, b"the server is not well")
-            elif INSERT_MARK in body[:_HEAD_BYTES]:
+            elif INSERT_MARK.match(body[:_HEAD_BYTES]):
                 self._insert(proxy, body)
             else:
                 self._answer(*self._ask(body, None))

@@ -302,8 +302,10 @@ class ClickHouseClient:
         finally:
             response.close()
 
-    def insert_row_binary(self, table: str, columns: Sequence[str], rows: bytes, token: str) -> None:
-        """Insert *rows* (RowBinary) into *table* of the configured database as one block; on return it is stored.
+    def insert_block(
+        self, table: str, columns: Sequence[str], block: bytes, token: str, fmt: str = "RowBinary"
+    ) -> None:
+        """Insert *block* (in ClickHouse's format *fmt*) into *table* of the configured database; on return it is stored.
 
         The server drops a block whose deduplication *token* it remembers, whatever the block holds; so a token
         must always stand for the same rows. On a cluster "stored" means by a quorum of replicas.
@@ -322,9 +324,9 @@ class ClickHouseClient:
             client.raw_insert(
                 f"{quote_identifier(self.config.database)}.{quote_identifier(table)}",
                 column_names=list(columns),
-                insert_block=rows,
+                insert_block=block,
                 settings=settings,
-                fmt="RowBinary",
+                fmt=fmt,
             )
 
     def ping(self) -> None:

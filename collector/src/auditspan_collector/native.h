@@ -19,6 +19,38 @@ static inline void auditspan_copy(unsigned char *to, ptrdiff_t at, const unsigne
     memcpy(to + at, source + begin, (size_t)count);
 }
 
+/* The same where most pieces are short: two moves that may overlap instead of a call. */
+static inline void auditspan_copy_short(unsigned char *to, ptrdiff_t at, const unsigned char *source, ptrdiff_t begin,
+                                        ptrdiff_t count)
+{
+    to += at;
+    source += begin;
+    if (count > 32) {
+        memcpy(to, source, (size_t)count);
+    } else if (count >= 16) {
+        unsigned char first[16], last[16];
+        memcpy(first, source, 16);
+        memcpy(last, source + count - 16, 16);
+        memcpy(to, first, 16);
+        memcpy(to + count - 16, last, 16);
+    } else if (count >= 8) {
+        unsigned long long first, last;
+        memcpy(&first, source, 8);
+        memcpy(&last, source + count - 8, 8);
+        memcpy(to, &first, 8);
+        memcpy(to + count - 8, &last, 8);
+    } else if (count >= 4) {
+        unsigned int first, last;
+        memcpy(&first, source, 4);
+        memcpy(&last, source + count - 4, 4);
+        memcpy(to, &first, 4);
+        memcpy(to + count - 4, &last, 4);
+    } else {
+        for (ptrdiff_t i = 0; i < count; i++)
+            to[i] = source[i];
+    }
+}
+
 /* Whether no byte of text[begin:end] has its high bit set. */
 static inline int auditspan_is_ascii(const unsigned char *text, ptrdiff_t begin, ptrdiff_t end)
 {
@@ -111,7 +143,7 @@ static inline int auditspan_sha256_id(const unsigned char *begin, ptrdiff_t size
 
 #ifdef _WIN32
 
-static int auditspan_sha256_load(const char *library) { (void)library; return 0; }
+static inline int auditspan_sha256_load(const char *library) { (void)library; return 0; }
 
 #else
 
@@ -120,7 +152,7 @@ static int auditspan_sha256_load(const char *library) { (void)library; return 0;
 static void *auditspan_symbol(void *library, const char *name) { return dlsym(library, name); }
 
 /* Look the functions up in what the shared object *library* is linked with: 1 when they are there and are right. */
-static int auditspan_sha256_load(const char *library)
+static inline int auditspan_sha256_load(const char *library)
 {
     static const unsigned char expected[4] = {0xba, 0x78, 0x16, 0xbf}; /* FIPS 180-2, appendix B.1: "abc" */
     auditspan_evp *evp = &auditspan_sha256;

@@ -18,7 +18,7 @@ from auditspan_collector.clickhouse import Config as ClickHouseConfig
 from auditspan_collector.pipeline.drain import Config as DrainConfig
 from auditspan_collector.pipeline.drain import Drain
 from auditspan_collector.spool import Config, Spool
-from collector.durability.sealing import make_leaves, one_request
+from collector.durability.sealing import make_records, one_request
 
 RECORD_BYTES = 2000
 GROUP = 250
@@ -49,11 +49,11 @@ def main() -> None:
     drain = Drain(spool, client, prepare=prepare, config=DRAIN)
     drain.start()
     for n in range(40):
-        spool.commit(one_request(make_leaves(n * GROUP, GROUP, size=RECORD_BYTES)))
+        spool.commit(one_request(make_records(n * GROUP, GROUP, size=RECORD_BYTES)))
     at_first = most_memory()
     groups = (megabytes << 20) // (GROUP * RECORD_BYTES)
     for n in range(40, groups):
-        spool.commit(one_request(make_leaves(n * GROUP, GROUP, size=RECORD_BYTES)))
+        spool.commit(one_request(make_records(n * GROUP, GROUP, size=RECORD_BYTES)))
     backlog = spool.backlog()
     waiting = most_memory()
     away.set()

@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
-INSERT = re.compile(rb"INSERT INTO `?audit`?\.`?records`? \(.*\) FORMAT RowBinary\n")
+from collector import native_block
+
+INSERT = re.compile(rb"INSERT INTO `?audit`?\.`?records`? \(.*\) FORMAT (RowBinary|Native)\n")
 
 
 def native(columns: dict[str, list[int]]) -> bytes:
@@ -50,12 +52,19 @@ class Store:
     def forget_tokens(self) -> None:
         self.tokens.clear()
 
-    def insert(self, token: str, body: bytes) -> None:
+    def insert(self, token: str, body: bytes, fmt: bytes = b"RowBinary") -> None:
         stream, _, bounds = token.partition(":")
         prefix = bytes([len(stream)]) + stream.encode()
         block = {}
-        for row in body.split(prefix)[1:]:
-            block[stream, struct.unpack_from("<Q", row)[0]] = row[8:]
+        rows = (
+            native_block.read(body)[1]
+            if fmt == b"Native"
+            else [prefix + row for row in body.split(prefix)[1:]]
+        )
+        for row in rows:
+            assert row.startswith(prefix)
+            (index,) = struct.unpack_from("<Q", row, len(prefix))
+            block[stream, index] = row[len(prefix) + 8 :]
         assert block, f"an insert without rows, range {bounds}"
         self.inserts.append((token, [index for _, index in block]))
         if token in self.tokens:
@@ -115,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.reply(int(fault), b"scripted")
         elif head:
             store.settings.append(given)
-            store.insert(given["insert_deduplication_token"], body[head.end() :])
+            store.insert(given["insert_deduplication_token"], body[head.end() :], head[1])
             if fault == "cut late":
                 self.close_connection = True
                 self.connection.close()

@@ -7,6 +7,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from auditspan_collector.record import AuditRecord, Leaf, Leaves, sequence_key
+from auditspan_collector.schema import encode_leaf
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -39,6 +40,13 @@ def make_numbered(sequence: bytes, first: int, count: int, *, received: int = 0)
 
 def make_leaves(first: int, count: int, size: int = 0) -> list[Leaf]:
     return [make_leaf(b"record %d " % n + bytes([n % 251]) * size) for n in range(first, first + count)]
+
+
+def make_records(first: int, count: int, size: int = 0) -> list[Leaf]:
+    """Leaves of whole records, for what looks into them; each is about *size* bytes longer than it must be."""
+    return [
+        encode_leaf(make_record(n, reason=chr(ord("a") + n % 26) * size)) for n in range(first, first + count)
+    ]
 
 
 def one_request(leaves: Iterable[Leaf]) -> list[Leaves]:

@@ -161,7 +161,7 @@ def test_threads_share_a_client(store, client):
 
 
 def test_an_insert_names_the_database_whatever_it_is_called(store, client):
-    client.insert_row_binary("records", ("a", "b"), b"\x01s" + bytes(8) + b"row", "s:0-0:00")
+    client.insert_block("records", ("a", "b"), b"\x01s" + bytes(8) + b"row", "s:0-0:00")
     assert store.inserts == [("s:0-0:00", [0])]
 
 
@@ -173,7 +173,7 @@ def test_an_insert_may_take_long_on_its_way_as_long_as_the_server_goes_on_taking
     slowly = threading.Event()
     store.mib_taken = lambda: slowly.wait(0.025)
     patient = ClickHouseClient(Config(url=client.config.url, connect_timeout_s=0.25))
-    patient.insert_row_binary("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
+    patient.insert_block("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
     assert store.inserts == [("s:0-0:00", [0])]
     patient.close()
 
@@ -182,7 +182,7 @@ def test_a_server_that_stops_taking_an_insert_is_unavailable_after_the_time_limi
     store.mib_taken = lambda: store.release_hang.wait(30)
     hasty = ClickHouseClient(Config(url=client.config.url, insert_timeout_s=0.2))
     with pytest.raises(StoreUnavailable, match="no answer in time"):
-        hasty.insert_row_binary("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
+        hasty.insert_block("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
     store.release_hang.set()
     hasty.close()
 

@@ -17,7 +17,7 @@ from auditspan_collector.errors import (
 from auditspan_collector.pipeline.drain import Config, Drain, NoDrainMetrics
 from auditspan_collector.pipeline.insert import insert
 from collector.durability.scripted_store import Store, serve
-from collector.durability.sealing import make_leaves, one_request
+from collector.durability.sealing import make_records, one_request
 
 DEADLINE_S = 20
 FAST = Config(linger_s=0.0, retry_min_s=0.001, retry_max_s=0.01)
@@ -93,17 +93,17 @@ def drained(spool):
 
 
 def test_what_is_committed_is_stored_and_leaves_the_spool(spool, store, start):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     start(spool)
     until(drained(spool))
-    spool.commit(one_request(make_leaves(3, 2)))
+    spool.commit(one_request(make_records(3, 2)))
     until(drained(spool))
     assert store.indexes(spool.stream) == [0, 1, 2, 3, 4]
     assert store.duplicated == []
 
 
 def test_an_insert_is_synchronous_and_named_by_stream_range_and_root(spool, store, start):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     root = spool.read(10, 1 << 20).root
     start(spool)
     until(drained(spool))
@@ -114,7 +114,7 @@ def test_an_insert_is_synchronous_and_named_by_stream_range_and_root(spool, stor
 
 def test_a_cluster_is_asked_for_a_quorum(spool, store, start, port):
     client = ClickHouseClient(ClickHouseConfig(url=f"http://127.0.0.1:{port}", cluster="c"))
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     start(spool, client=client)
     until(drained(spool))
     assert store.settings[0]["insert_quorum"] == "auto"
@@ -132,7 +132,7 @@ def test_records_that_come_within_the_linger_time_share_an_insert(spool, store, 
     start(spool, config=Config(linger_s=30.0, max_rows=20), wait=wait)
     until(lambda: waits)
     for n in range(20):
-        spool.commit(one_request(make_leaves(n, 1)))
+        spool.commit(one_request(make_records(n, 1)))
     until(drained(spool))
     assert [len(indexes) for _, indexes in store.inserts] == [20], "a full range does not wait on"
     assert all(timeout_s is None or timeout_s <= 30.0 for timeout_s in waits)
@@ -140,14 +140,14 @@ def test_records_that_come_within_the_linger_time_share_an_insert(spool, store, 
 
 def test_a_lone_record_is_stored_when_the_linger_time_has_passed(spool, store, start):
     start(spool, config=Config(linger_s=0.05))
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     until(drained(spool))
     assert store.indexes(spool.stream) == [0]
 
 
 def test_a_large_backlog_goes_in_ranges_of_bounded_size(spool, store, start):
     for n in range(50):
-        spool.commit(one_request(make_leaves(n * 10, 10)))
+        spool.commit(one_request(make_records(n * 10, 10)))
     start(spool, config=Config(linger_s=0.0, max_rows=100))
     until(drained(spool))
     assert [len(indexes) for _, indexes in store.inserts] == [100] * 5
@@ -164,7 +164,7 @@ def test_a_transient_failure_is_retried_with_the_same_token_until_it_works(
 ):
     # The driver itself repeats a request once when a kept connection was cut.
     store.faults.extend([fault] * 6)
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(drained(spool))
     assert store.indexes(spool.stream) == [0, 1, 2]
@@ -176,7 +176,7 @@ def test_a_transient_failure_is_retried_with_the_same_token_until_it_works(
 
 def test_an_answer_that_got_lost_does_not_store_twice(spool, store, start):
     store.faults.extend(["cut late", "cut late"])
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     start(spool)
     until(drained(spool))
     assert len(store.inserts) > 1
@@ -189,7 +189,7 @@ def test_a_store_that_is_not_there_yet_is_waited_for(spool, start, counts):
     with serve(store) as port:
         pass
     client = ClickHouseClient(ClickHouseConfig(url=f"http://127.0.0.1:{port}"))
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool, client=client)
     until(lambda: len(counts.delays) > 3)
     assert drain.status.state == "retrying"
@@ -210,7 +210,7 @@ def test_pauses_double_up_to_a_limit_and_start_over_after_a_success(spool, store
         return False
 
     store.faults.extend(["500"] * 6)
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     start(
         spool,
         config=Config(linger_s=0, retry_min_s=1, retry_max_s=10),
@@ -221,7 +221,7 @@ def test_pauses_double_up_to_a_limit_and_start_over_after_a_success(spool, store
     until(drained(spool))
     assert counts.delays == [1, 2, 4, 8, 10, 10]
     store.faults.append("500")
-    spool.commit(one_request(make_leaves(1, 1)))
+    spool.commit(one_request(make_records(1, 1)))
     until(drained(spool))
     assert counts.delays[6:] == [1]
 
@@ -234,7 +234,7 @@ def test_preparing_is_retried_like_an_insert(spool, store, start, counts):
         if len(attempts) < 3:
             raise StoreUnavailable("not yet")
 
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     start(spool, prepare=prepare)
     until(drained(spool))
     assert len(attempts) == 3
@@ -243,7 +243,7 @@ def test_preparing_is_retried_like_an_insert(spool, store, start, counts):
 def test_a_server_that_hangs_is_given_up_and_tried_again(spool, store, start, port, counts):
     client = ClickHouseClient(ClickHouseConfig(url=f"http://127.0.0.1:{port}", insert_timeout_s=0.1))
     store.faults.append("hang")
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     start(spool, client=client)
     until(drained(spool))
     assert len(counts.delays) == 1
@@ -267,12 +267,12 @@ def test_a_permanent_failure_stops_the_drain_keeps_everything_and_says_what_to_d
     spool, store, start, caplog, *, code, advice
 ):
     store.faults.append(f"code {code}")
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(lambda: drain.status.state == "stopped")
     assert isinstance(drain.status.error, StoreRejected)
     assert drain.status.error.code == code
-    spool.commit(one_request(make_leaves(3, 1)))
+    spool.commit(one_request(make_records(3, 1)))
     assert (spool.backlog().records, store.inserts) == (4, [])
     (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
     assert line.startswith("STOPPED sending to ClickHouse")
@@ -283,7 +283,7 @@ def test_a_permanent_failure_stops_the_drain_keeps_everything_and_says_what_to_d
 def test_a_stopped_drain_goes_on_after_retry_and_prepares_again(spool, store, start, counts):
     store.faults.append("code 60")
     prepared = []
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool, prepare=lambda: prepared.append(1))
     until(lambda: counts.stops)
     drain.retry()
@@ -293,11 +293,11 @@ def test_a_stopped_drain_goes_on_after_retry_and_prepares_again(spool, store, st
 
 
 def test_what_it_sent_itself_is_no_old_copy_to_a_drain_that_goes_on(spool, store, start, counts):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(drained(spool))
     store.faults.append("code 16")
-    spool.commit(one_request(make_leaves(3, 2)))
+    spool.commit(one_request(make_records(3, 2)))
     until(lambda: counts.stops)
     drain.retry()
     until(drained(spool))
@@ -306,7 +306,7 @@ def test_what_it_sent_itself_is_no_old_copy_to_a_drain_that_goes_on(spool, store
 
 def test_retry_ends_a_pause(spool, store, start, counts):
     store.faults.append("503")
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool, config=Config(linger_s=0, retry_min_s=60, retry_max_s=60))
     until(lambda: counts.delays)
     assert drain.retry() == "retrying"
@@ -316,7 +316,7 @@ def test_retry_ends_a_pause(spool, store, start, counts):
 
 def test_while_it_is_stopped_work_is_done_in_its_own_thread_and_it_goes_on(spool, store, start, counts):
     store.faults.append("code 16")
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(lambda: counts.stops)
     seen = drain.while_stopped(lambda why: (threading.current_thread().name, why))
@@ -326,7 +326,7 @@ def test_while_it_is_stopped_work_is_done_in_its_own_thread_and_it_goes_on(spool
 
 def test_it_stays_stopped_when_the_work_fails(spool, store, start, counts):
     store.faults.append("code 16")
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(lambda: counts.stops)
     with pytest.raises(ZeroDivisionError):
@@ -341,7 +341,7 @@ def test_no_work_is_taken_while_it_runs_or_when_it_is_stopping(spool, store, sta
     drain = start(spool)
     with pytest.raises(CommandRefused, match="the drain is running"):
         drain.while_stopped(lambda _why: None)
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     until(lambda: counts.stops)
     assert not drain.stop(DEADLINE_S)
     with pytest.raises(CommandRefused):
@@ -350,7 +350,7 @@ def test_no_work_is_taken_while_it_runs_or_when_it_is_stopping(spool, store, sta
 
 def test_a_restart_resumes_a_stopped_drain(spool, store, start, open_spool):
     store.faults.append("code 60")
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(lambda: drain.status.state == "stopped")
     drain.stop(DEADLINE_S)
@@ -375,11 +375,11 @@ def test_a_bug_stops_the_drain_and_not_the_process(spool, start, counts):
 
 def test_a_range_in_flight_is_sent_again_under_the_same_token(spool, store, start, open_spool):
     store.faults.extend(["500"] * 1000)
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(lambda: spool.in_flight() is not None)
     drain.stop(DEADLINE_S)
-    spool.commit(one_request(make_leaves(3, 5)))
+    spool.commit(one_request(make_records(3, 5)))
     spool.close()
     store.faults.clear()
     again = open_spool()
@@ -389,7 +389,7 @@ def test_a_range_in_flight_is_sent_again_under_the_same_token(spool, store, star
 
 
 def test_a_death_between_insert_and_release_stores_nothing_twice(spool, store, client, start, open_spool):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     spool.begin_insert(spool.read(10, 1 << 20))
     insert(client, spool.read(10, 1 << 20))
     spool.close()
@@ -410,7 +410,7 @@ def test_a_death_between_insert_and_release_stores_nothing_twice(spool, store, c
 def test_a_range_whose_token_may_be_forgotten_is_read_back_and_completed(
     spool, store, start, *, present, sent, age_s
 ):
-    spool.commit(one_request(make_leaves(0, 4)))
+    spool.commit(one_request(make_records(0, 4)))
     in_flight = spool.begin_insert(spool.read(10, 1 << 20))
     stream = spool.stream
     store.rows |= {(stream, index): b"" for index in present}
@@ -425,7 +425,7 @@ def test_a_range_whose_token_may_be_forgotten_is_read_back_and_completed(
 
 
 def test_a_recent_range_is_not_read_back(spool, store, start):
-    spool.commit(one_request(make_leaves(0, 4)))
+    spool.commit(one_request(make_records(0, 4)))
     in_flight = spool.begin_insert(spool.read(10, 1 << 20))
     start(spool, clock_ns=lambda: in_flight.started_unix_ns + 599 * 10**9)
     until(drained(spool))
@@ -434,7 +434,7 @@ def test_a_recent_range_is_not_read_back(spool, store, start):
 
 def test_a_spool_restored_from_an_old_copy_is_found_before_anything_is_sent(spool, store, start, counts):
     store.rows |= {(spool.stream, index): b"" for index in range(10)}
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     start(spool)
     until(lambda: counts.stops)
     (error,) = counts.stops
@@ -443,18 +443,18 @@ def test_a_spool_restored_from_an_old_copy_is_found_before_anything_is_sent(spoo
     assert "move the folder away" in str(error)
     assert store.inserts == []
     with pytest.raises(SpoolFull, match="old copy"):
-        spool.commit(one_request(make_leaves(3, 1)))
+        spool.commit(one_request(make_records(3, 1)))
 
 
 def test_indexes_of_the_own_past_are_no_reason_to_stop(spool, store, start, open_spool):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool)
     until(drained(spool))
     drain.stop(DEADLINE_S)
     spool.close()
     again = open_spool()
     start(again)
-    again.commit(one_request(make_leaves(3, 1)))
+    again.commit(one_request(make_records(3, 1)))
     until(drained(again))
     assert store.indexes(again.stream) == [0, 1, 2, 3]
 
@@ -464,14 +464,14 @@ def test_indexes_of_the_own_past_are_no_reason_to_stop(spool, store, start, open
 
 def test_stopping_sends_what_is_left_without_lingering(spool, store, start):
     drain = start(spool, config=Config(linger_s=60))
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     assert drain.stop(DEADLINE_S) is True
     assert store.indexes(spool.stream) == [0, 1, 2]
 
 
 def test_stopping_while_the_store_is_away_leaves_the_rest_and_does_not_wait(spool, store, start, counts):
     store.faults.extend(["500"] * 1000)
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     drain = start(spool, config=Config(linger_s=0, retry_min_s=60, retry_max_s=60))
     until(lambda: counts.delays)
     assert drain.stop(DEADLINE_S) is False
@@ -481,7 +481,7 @@ def test_stopping_while_the_store_is_away_leaves_the_rest_and_does_not_wait(spoo
 
 def test_stopping_does_not_wait_longer_than_it_may_for_a_server_that_hangs(spool, store, start):
     store.faults.append("hang")
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     drain = start(spool)
     assert store.arrived.acquire(timeout=DEADLINE_S)
     assert drain.stop(0.05) is False
@@ -490,7 +490,7 @@ def test_stopping_does_not_wait_longer_than_it_may_for_a_server_that_hangs(spool
 
 def test_a_stopped_drain_can_be_ended(spool, store, start, counts):
     store.faults.append("code 60")
-    spool.commit(one_request(make_leaves(0, 1)))
+    spool.commit(one_request(make_records(0, 1)))
     drain = start(spool)
     until(lambda: counts.stops)
     assert drain.stop(DEADLINE_S) is False

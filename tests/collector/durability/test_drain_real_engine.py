@@ -144,7 +144,7 @@ def test_a_range_that_was_stored_and_not_released_is_stored_once(spool, client, 
     spool.commit(one_request(leaves(0, 20)))
     batch = spool.read(100, 1 << 20)
     spool.begin_insert(batch)
-    client.insert_row_binary("records", INSERT_COLUMNS, batch.rows, f"{batch.stream}:0-19:{batch.root.hex()}")
+    client.insert_block("records", INSERT_COLUMNS, batch.rows, f"{batch.stream}:0-19:{batch.root.hex()}")
     spool.close()
     again = open_spool()
     start(again)
@@ -158,7 +158,7 @@ def test_a_range_that_is_there_in_part_is_completed_when_its_token_is_old(spool,
     spool.commit(one_request(sealed))
     in_flight = spool.begin_insert(spool.read(100, 1 << 20))
     some = b"".join(seal_row(spool.stream, n, sealed[n]) for n in (0, 3, 19))
-    client.insert_row_binary("records", INSERT_COLUMNS, some, "another token")
+    client.insert_block("records", INSERT_COLUMNS, some, "another token")
     start(spool, clock_ns=lambda: in_flight.started_unix_ns + 10**12)
     until(drained(spool))
     assert stored(client) == [(n, n) for n in range(20)]
@@ -167,7 +167,7 @@ def test_a_range_that_is_there_in_part_is_completed_when_its_token_is_old(spool,
 def test_a_spool_restored_from_an_old_copy_stops_before_it_sends(spool, client, start, database):
     migrate(client, database)
     others = b"".join(seal_row(spool.stream, n, leaf) for n, leaf in enumerate(leaves(100, 5)))
-    client.insert_row_binary("records", INSERT_COLUMNS, others, "token")
+    client.insert_block("records", INSERT_COLUMNS, others, "token")
     drain = start(spool)
     until(lambda: drain.status.state == "stopped")
     assert "index 4 of stream" in str(drain.status.error)

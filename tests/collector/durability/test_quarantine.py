@@ -14,7 +14,7 @@ from auditspan_collector.pipeline import control, quarantine
 from auditspan_collector.pipeline.insert import insert_missing
 from auditspan_collector.record import IndexRange
 from collector.durability.scripted_store import Store, serve
-from collector.durability.sealing import make_leaves, one_request, rows_of
+from collector.durability.sealing import make_records, one_request, rows_of
 
 RANGE = IndexRange(0, 2)
 
@@ -40,9 +40,9 @@ def folder(spool_config):
 @pytest.fixture
 def refused(spool):
     """A spool with the range 0-2 in flight and 3-4 behind it."""
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     spool.begin_insert(spool.read(10, 1 << 20))
-    spool.commit(one_request(make_leaves(3, 2)))
+    spool.commit(one_request(make_records(3, 2)))
     return spool
 
 
@@ -89,7 +89,7 @@ def test_of_a_spool_that_is_itself_at_fault_nothing_is_set_aside(refused, folder
 
 
 def test_without_a_range_in_flight_nothing_is_set_aside(spool, folder):
-    spool.commit(one_request(make_leaves(0, 3)))
+    spool.commit(one_request(make_records(0, 3)))
     with pytest.raises(CommandRefused, match=r"\(none is\)"):
         quarantine.set_aside(spool, folder, RANGE, "")
 
@@ -97,7 +97,7 @@ def test_without_a_range_in_flight_nothing_is_set_aside(spool, folder):
 def test_what_lies_behind_goes_to_files_as_large_as_inserts(refused, folder, monkeypatch):
     monkeypatch.setattr(quarantine, "FILE_RECORDS", 5)
     for number in range(30):
-        refused.commit(one_request(make_leaves(5 + number * 2, 2)))
+        refused.commit(one_request(make_records(5 + number * 2, 2)))
     moved = quarantine.set_aside(refused, folder, IndexRange(0, 62), "")
     assert [(each.range.first, each.range.last) for each in moved][:3] == [(0, 2), (3, 6), (7, 10)]
     assert moved[-1].range.last == 62

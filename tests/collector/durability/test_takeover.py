@@ -18,7 +18,7 @@ from auditspan_collector.pipeline.takeover import Takeover
 from auditspan_collector.service import Place, left_for
 from auditspan_collector.spool import Spool, check, check_shares, left_over, share
 from collector.durability.scripted_store import Store, serve
-from collector.durability.sealing import make_leaves, one_request
+from collector.durability.sealing import make_records, one_request
 from collector.service.otlp_peer import wait_until
 
 ALONE = Place()
@@ -43,7 +43,7 @@ def leave(spools):
     def leave_(number, records):
         spool = Spool.open(share(spools, number, 4), "test", "collector")
         if records:
-            spool.commit(one_request(make_leaves(number * 1000, records)))
+            spool.commit(one_request(make_records(number * 1000, records)))
         spool.close()
         return spool.stream
 
@@ -95,7 +95,7 @@ def test_an_emptied_spool_stays_and_knows_what_it_has_seen(leave, take_over, sto
     wait_until(lambda: not takeover._thread.is_alive(), what="the end of the takeover")
     spool = Spool.open(share(spools, 2, 2), "test", "collector")
     assert spool.stream == stream
-    assert spool.commit(one_request(make_leaves(2000, 4))).indexes == (None, None, None, 3)
+    assert spool.commit(one_request(make_records(2000, 4))).indexes == (None, None, None, 3)
     spool.close()
 
 

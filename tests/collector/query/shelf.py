@@ -39,7 +39,7 @@ class Shelf:
         start = self._next.get(stream, 0) if first is None else first
         rows = [seal_row(stream, start + n, encode_leaf(record)) for n, record in enumerate(records)]
         token = f"{stream}:{start}-{start + len(rows) - 1}:{uuid.uuid4().hex}"
-        self.client.insert_row_binary("records", INSERT_COLUMNS, b"".join(rows), token)
+        self.client.insert_block("records", INSERT_COLUMNS, b"".join(rows), token)
         self._next[stream] = max(self._next.get(stream, 0), start + len(rows))
 
 

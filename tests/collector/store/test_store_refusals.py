@@ -89,7 +89,7 @@ def test_refused_rows_of_a_collector_are_an_error(store, refusing):
     client = ClickHouseClient(ClientConfig(url=store.url, database="default"))
     # Too many parts may be merged a moment later, so that one is worth another try; the others need a person.
     with pytest.raises(StoreUnavailable if code == TOO_MANY_PARTS else StoreRejected, match=f"Code: {code}"):
-        client.insert_row_binary(table, ["a", "b"], row_binary(0, ROWS), "token")
+        client.insert_block(table, ["a", "b"], row_binary(0, ROWS), "token")
     client.close()
 
 
@@ -151,9 +151,9 @@ def test_an_insert_on_a_full_disk_is_an_error_that_may_be_retried(start, small_d
     rows = row_binary(0, 10_000, os.urandom(120))
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="Code: 243"):
-            client.insert_row_binary("t", ["a", "b"], rows, "token")
+            client.insert_block("t", ["a", "b"], rows, "token")
     ballast.unlink()
-    client.insert_row_binary("t", ["a", "b"], rows, "token")
+    client.insert_block("t", ["a", "b"], rows, "token")
     assert store.sql("SELECT count(), uniqExact(a) FROM t") == "10000\t10000"
     client.close()
 
@@ -169,7 +169,7 @@ def test_a_disk_that_takes_no_further_file_is_an_error_that_may_be_retried(start
     while taken:
         taken.pop().unlink()
         try:
-            client.insert_row_binary("t", ["a", "b"], row_binary(acknowledged, 1), f"token {acknowledged}")
+            client.insert_block("t", ["a", "b"], row_binary(acknowledged, 1), f"token {acknowledged}")
         except StoreUnavailable:
             assert store.sql("SELECT count() FROM t") == str(acknowledged)
             continue

@@ -219,6 +219,9 @@ COLUMNS: Final = SEAL_COLUMNS + LEAF_COLUMNS
 # In the order of RowBinary's values; give them to the insert, so that a column added later breaks nothing.
 INSERT_COLUMNS: Final = tuple(column.name for column in COLUMNS)
 
+# The same for a block of columns (columnar.Columns): name, type, layout.
+NATIVE_COLUMNS: Final = tuple((column.name, column.type.native, column.type.layout) for column in COLUMNS)
+
 FILLED_FROM: Final = {column.name: column.filled_from for column in LEAF_COLUMNS if column.filled_from}
 
 _RECEIVED = LEAF_COLUMNS[-1]

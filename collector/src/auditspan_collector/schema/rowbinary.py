@@ -19,10 +19,16 @@ _SHORT_LENGTHS: Final = [bytes([length]) for length in range(0x80)]
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A column type: its name in DDL, and a value's bytes in RowBinary."""
+    """A column type: its name in DDL, a value's bytes in RowBinary, and what these are made of (columnar.Columns)."""
 
     sql: str
     encode: Callable[[Any], bytes]
+    layout: tuple[int, ...]
+
+    @property
+    def native(self) -> str:
+        """Its name in a block of Native. Words go as plain strings, of which the server makes its dictionary."""
+        return self.sql.replace("LowCardinality(String)", "String")
 
 
 def varint(number: int) -> bytes:
@@ -68,7 +74,7 @@ def array(element: Type) -> Type:
             return b"\x00"
         return varint(len(values)) + b"".join([inner(value) for value in values])
 
-    return Type(f"Array({element.sql})", encode)
+    return Type(f"Array({element.sql})", encode, (-1, *element.layout))
 
 
 def _pairs(values: Sequence[tuple[str, str]]) -> bytes:
@@ -82,16 +88,18 @@ def _pairs(values: Sequence[tuple[str, str]]) -> bytes:
     return b"".join(out)
 
 
-UINT8: Final = Type("UInt8", struct.Struct("<B").pack)
-UINT32: Final = Type("UInt32", struct.Struct("<I").pack)
-UINT64: Final = Type("UInt64", struct.Struct("<Q").pack)
-NANOSECONDS: Final = Type("DateTime64(9, 'UTC')", struct.Struct("<q").pack)
-MILLISECONDS: Final = Type("DateTime64(3, 'UTC')", struct.Struct("<q").pack)
-STRING: Final = Type("String", string)
-WORD: Final = Type("LowCardinality(String)", string)  # a string of few different values
-TRACE_ID: Final = Type("FixedString(16)", _fixed(16))
-SPAN_ID: Final = Type("FixedString(8)", _fixed(8))
-UUID: Final = Type("UUID", _uuid)
+UINT8: Final = Type("UInt8", struct.Struct("<B").pack, (1,))
+UINT32: Final = Type("UInt32", struct.Struct("<I").pack, (4,))
+UINT64: Final = Type("UInt64", struct.Struct("<Q").pack, (8,))
+NANOSECONDS: Final = Type("DateTime64(9, 'UTC')", struct.Struct("<q").pack, (8,))
+MILLISECONDS: Final = Type("DateTime64(3, 'UTC')", struct.Struct("<q").pack, (8,))
+STRING: Final = Type("String", string, (0,))
+WORD: Final = Type("LowCardinality(String)", string, (0,))  # a string of few different values
+TRACE_ID: Final = Type("FixedString(16)", _fixed(16), (16,))
+SPAN_ID: Final = Type("FixedString(8)", _fixed(8), (8,))
+UUID: Final = Type("UUID", _uuid, (16,))
 WORDS: Final = array(WORD)
-TEXTS: Final = Type("Map(LowCardinality(String), String)", _pairs)  # takes pairs; repeated keys stay
-TYPES: Final = Type("Map(LowCardinality(String), LowCardinality(String))", _pairs)
+TEXTS: Final = Type(
+    "Map(LowCardinality(String), String)", _pairs, (-2, 0, 0)
+)  # takes pairs; repeated keys stay
+TYPES: Final = Type("Map(LowCardinality(String), LowCardinality(String))", _pairs, (-2, 0, 0))
