@@ -33,6 +33,7 @@ from auditspan.extractors import (
     warn_once,
 )
 from auditspan.extractors.sockets import session_facts
+from auditspan.extractors.streams import CUT_SHORT, GONE, ending
 from auditspan.facts import http_facts, http_status
 from auditspan.spans import attributes_of
 
@@ -52,8 +53,6 @@ _SESSION: Final = "aiohttp_session"  # aiohttp_session.SESSION_KEY, in the reque
 _IDENTITIES: Final = ("username", "id", "user_id", "sub", "login", "email", "name")
 _ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
 _WITHOUT_BODY: Final = frozenset({204, 304})
-_CUT_SHORT: Final = "the response was cut short"
-_GONE: Final = "the client disconnected"
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -179,10 +178,10 @@ class AiohttpSource:
         if isinstance(error, asyncio.CancelledError):
             before = self.status or self.socket is not None
             self.cut_short = (
-                _GONE if gone else _CUT_SHORT if before else "cancelled before there was a response"
+                GONE if gone else CUT_SHORT if before else "cancelled before there was a response"
             )
         elif self.status or self.socket is not None:
-            self.cut_short = _GONE if gone or isinstance(error, ConnectionError) else _CUT_SHORT
+            self.cut_short = GONE if gone or isinstance(error, ConnectionError) else CUT_SHORT
         else:
             self.status = 504 if isinstance(error, asyncio.TimeoutError) else 500
         self.returned = True
@@ -231,7 +230,7 @@ class _Body:
     _ended = True  # as long as it is not made
 
     def __init__(self, source: AiohttpSource, body: Any) -> None:
-        self._source = source
+        self._tell = ending(source, source.span)
         self._body = weakref.ref(body)  # else neither of the two would go
         self._ended = not hold(source.span)
         body.write = self.write
@@ -242,18 +241,17 @@ class _Body:
         try:
             await type(body).write(body, writer)
         except BaseException as error:
-            self._end(_GONE if isinstance(error, (ConnectionError, asyncio.CancelledError)) else _CUT_SHORT)
+            self._end(GONE if isinstance(error, (ConnectionError, asyncio.CancelledError)) else CUT_SHORT)
             raise
         self._end("")
 
     def __del__(self) -> None:
-        self._end(_CUT_SHORT)
+        self._end(CUT_SHORT)
 
     def _end(self, cut_short: str) -> None:
         if not self._ended:
             self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._source.span)
+            self._tell(cut_short)
 
 
 def _ending(source: AiohttpSource, original: Any) -> Any:

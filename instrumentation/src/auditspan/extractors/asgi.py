@@ -22,6 +22,7 @@ from auditspan.extractors import (
     texts,
     warn_once,
 )
+from auditspan.extractors.streams import CUT_SHORT, GONE
 from auditspan.facts import http_facts, http_status, match_path
 from auditspan.spans import attributes_of
 
@@ -141,9 +142,9 @@ class AsgiSource:
             return ""  # told not to make spans of messages, so it calls no hooks
         raised = [str((event.attributes or {}).get("exception.type", "")) for event in span.events]
         if self.gone or any(name.endswith("ClientDisconnect") for name in raised):
-            return "the client disconnected"
+            return GONE
         if self.status:
-            return "the response was cut short"
+            return CUT_SHORT
         return "" if raised else "cancelled before there was a response"
 
     def sends(self, message: MutableMapping[str, Any]) -> None:

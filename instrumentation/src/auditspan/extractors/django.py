@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from auditspan import attributes as names
-from auditspan.extractors import chain, finish, guard, hold, own_state, text, warn_once
-from auditspan.extractors.django_streams import AsyncStream, PlainStream
+from auditspan.extractors import chain, guard, hold, own_state, text, warn_once
 from auditspan.extractors.django_users import actor_of
+from auditspan.extractors.streams import AsyncStream, PlainStream, ending
 from auditspan.facts import SAFE_METHODS, http_facts, http_status
 from auditspan.spans import attributes_of
 
@@ -213,17 +213,13 @@ def _watch(span: Any, source: DjangoSource, request: Any, response: Any) -> None
     if getattr(response, "file_to_stream", None) is not None and request.META.get("wsgi.file_wrapper"):
         return  # a file that the server sends by itself is as good as sent
 
-    def ended(cut_short: str) -> None:
-        source.cut_short = cut_short
-        guard(finish)(span)
-
     if not hold(span):
         return
-    length = response.headers.get("Content-Length", "")
+    said = response.headers.get("Content-Length", "")
+    length = int(said) if said.isdecimal() and int(said) else -1
     kind = AsyncStream if response.is_async else PlainStream
-    response.streaming_content = kind(
-        response.streaming_content, ended, int(length) if length.isdecimal() else 0
-    )
+    # Django closes the pieces itself, as well as ours.
+    response.streaming_content = kind(response.streaming_content, ending(source, span), lambda: length)
 
 
 def _hear_of_cancelled_requests() -> None:

@@ -14,7 +14,6 @@ from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
     chain,
-    finish,
     first_text,
     guard,
     held_roles,
@@ -25,11 +24,12 @@ from auditspan.extractors import (
     text,
     warn_once,
 )
+from auditspan.extractors.streams import PlainStream, ending
 from auditspan.facts import http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -195,64 +195,12 @@ def _finished(_: Any, response: Any, **__: Any) -> None:
         return  # a file that the server sends by itself is as good as sent
     if flask.request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
         return
-    stream = _Stream(response.response, span, source, response.content_length or 0)
+    length = response.content_length or -1
+    stream = PlainStream(response.response, ending(source, span), lambda: length, closes=True)
     if hold(span):
         response.response = stream
     else:
         stream.let_go()
-
-
-class _Stream:
-    """The pieces of a response; when they end, so does the request."""
-
-    _ended = True  # as long as it is not made
-
-    def __init__(self, pieces: Iterable[Any], span: Any, source: FlaskSource, length: int) -> None:
-        self._pieces, self._iterator = pieces, iter(pieces)
-        self._span, self._source = span, source
-        self._left = length or -1  # bytes; below 0 when nobody said how many
-        self._ended = False
-
-    def let_go(self) -> None:
-        """Tell nothing of its end."""
-        self._ended = True
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
-            self._end("")
-            raise
-        except BaseException as error:
-            self._end(f"the response was cut short by {type(error).__name__}")
-            raise
-        if self._left > 0:
-            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
-            self._left -= len(piece.encode() if isinstance(piece, str) else piece)
-            if self._left <= 0:
-                self._end("")
-        return piece
-
-    def close(self) -> None:
-        """The server is done with it, or has lost the client."""
-        try:
-            close = getattr(self._pieces, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._end("the response was cut short")
-
-    def __del__(self) -> None:
-        self._end("the response was cut short")
-
-    def _end(self, cut_short: str) -> None:
-        if not self._ended:
-            self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._span)
 
 
 _on_finished: Final = guard(_finished)  # one object, so that the signal knows it again

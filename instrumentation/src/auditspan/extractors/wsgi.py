@@ -10,7 +10,6 @@ sees the environment, the response's start and each of its pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +19,6 @@ from opentelemetry import trace
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
-    finish,
     guard,
     hash_session,
     own_state,
@@ -30,6 +28,7 @@ from auditspan.extractors import (
     texts,
     warn_once,
 )
+from auditspan.extractors.streams import CUT_SHORT, PlainStream, ending
 from auditspan.facts import http_facts, http_status
 from auditspan.spans import attributes_of
 
@@ -44,7 +43,6 @@ INSTRUMENTORS: Final = ()
 
 _IDENTITY: Final = "repoze.who.identity"
 _SESSION: Final = "beaker.session"
-_CUT_SHORT: Final = "the response was cut short"
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -157,10 +155,11 @@ class AuditedApplication:
 
         try:
             pieces = self._application(environ, start)
+            unread = "" if request.method == "HEAD" else CUT_SHORT
+            return PlainStream(pieces, request.ends, lambda: request.length, closes=True, unread=unread)
         except BaseException as error:
             request.raised(error)
             raise
-        return _Pieces(pieces, request)
 
 
 def _begun(environ: dict[str, Any]) -> _Request | None:
@@ -185,7 +184,7 @@ class _Request:
     def __init__(self, span: Any, state: OpenedSpan, source: WsgiSource, method: str) -> None:
         self._span, self._state, self._source = span, state, source
         self.method = method
-        self._ended = False
+        self.ends = ending(source, span)  # called when the last of it is about to be sent, or never will be
 
     def starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """The application has called ``start_response``, perhaps again, because of an error."""
@@ -205,50 +204,3 @@ class _Request:
         """*error* left the application before it had given its pieces to the server, which answers."""
         self._source.status = self._source.status if not isinstance(error, Exception) else 500
         self.ends(f"ended by {type(error).__name__}" if not isinstance(error, Exception) else "")
-
-    def ends(self, cut_short: str) -> None:
-        """The last of it is about to be sent, or never will be."""
-        if not self._ended:
-            self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._span)
-
-
-class _Pieces(Iterator[bytes]):
-    """The pieces of a response; when they end, so does the request."""
-
-    def __init__(self, pieces: Iterable[bytes], request: _Request) -> None:
-        self._request = request
-        self._pieces = pieces
-        self._iterator = iter(pieces)
-        self._sent = 0
-
-    def __next__(self) -> bytes:
-        request = self._request
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
-            request.ends("")
-            raise
-        except BaseException as error:
-            request.ends(f"{_CUT_SHORT} by {type(error).__name__}")
-            raise
-        self._sent += len(piece)
-        if 0 <= request.length <= self._sent:
-            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
-            request.ends("")
-        return piece
-
-    def close(self) -> None:
-        """The server is done with it, or has lost the client."""
-        try:
-            close = getattr(self._pieces, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._request.ends("" if self._request.method == "HEAD" else _CUT_SHORT)
-
-    def __del__(self) -> None:
-        request = getattr(self, "_request", None)
-        if request is not None:
-            request.ends("" if request.method == "HEAD" else _CUT_SHORT)
