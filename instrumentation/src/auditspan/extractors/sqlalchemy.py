@@ -36,7 +36,6 @@ _KEPT: Final = "auditspan"  # key of a connection record's info
 _SLOT: Final = "_auditspan"  # attribute of a Connection
 _COUNT: Final = "_auditspan_rows"  # attribute of an execution's context
 _SAVEPOINTS: Final = frozenset({"savepoint", "release_savepoint", "rollback_to_savepoint"})
-_done: Final[set[str]] = set()
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -45,19 +44,14 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+@functools.cache
 def start() -> None:
     """Listen as soon as the application has imported SQLAlchemy. Again does nothing."""
-    if start.__name__ in _done:
-        return
-    _done.add(start.__name__)
     wrapt.register_post_import_hook(lambda module: _guarded(_listen, module), "sqlalchemy")
     wrapt.register_post_import_hook(lambda module: _guarded(_listen_to_sessions, module), "sqlalchemy.orm")
 
 
 def _guarded(step: Callable[[Any], None], module: Any) -> None:
-    if step.__name__ in _done:
-        return
-    _done.add(step.__name__)
     try:
         step(module)
     except Exception:  # noqa: BLE001 - inside the application's import
