@@ -43,8 +43,9 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from auditspan import attributes as names
 from auditspan import context
-from auditspan.context import OpenedSpan
+from auditspan.context import Actor, OpenedSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +53,8 @@ if TYPE_CHECKING:
     from auditspan.context import AuditedSpan, Source
 
 _log = logging.getLogger(__name__)
+
+ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)  # the framework says that it is nobody
 
 HOOK: Final = "_auditspan_hook"  # attribute of the hooks that have ours in them
 
@@ -208,6 +211,12 @@ def texts(values: object) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1024)
 def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({text(value) for value in values} - {""}))
+
+
+def is_authenticated(user: Any) -> bool:
+    """Whether *user* says so, by an attribute or (as older users do) a method; one that says nothing is, unless empty."""
+    said = getattr(user, "is_authenticated", bool(user))
+    return bool(said() if callable(said) else said)
 
 
 def held_roles(user: Any) -> tuple[str, ...]:

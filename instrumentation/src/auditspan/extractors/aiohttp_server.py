@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
@@ -21,20 +20,22 @@ from opentelemetry import trace
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     finish,
     first_text,
     guard,
     hash_session,
     held_roles,
     hold,
+    is_authenticated,
     own_state,
     scheme_word,
     text,
     warn_once,
 )
 from auditspan.extractors.sockets import session_facts
-from auditspan.extractors.streams import CUT_SHORT, GONE, ending
-from auditspan.facts import http_facts, http_status
+from auditspan.extractors.streams import CUT_SHORT, GONE, WITHOUT_BODY, ending
+from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -51,8 +52,6 @@ INSTRUMENTORS: Final = ("opentelemetry.instrumentation.aiohttp_server:AioHttpSer
 _MISSING: Final = object()
 _SESSION: Final = "aiohttp_session"  # aiohttp_session.SESSION_KEY, in the request
 _IDENTITIES: Final = ("username", "id", "user_id", "sub", "login", "email", "name")
-_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
-_WITHOUT_BODY: Final = frozenset({204, 304})
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -106,9 +105,7 @@ class AiohttpSource:
             parameters=request.match_info,
             location=self.location,
         )
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short)
 
     def _session(self, route: str, status: int) -> Facts:
         socket, request = self.socket, self.request
@@ -122,9 +119,7 @@ class AiohttpSource:
             code=code,
             by_service=bool(self.closed_with),
         )
-        if self.cut_short and facts.outcome == names.SUCCESS:
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short)
 
     def header(self, name: str) -> list[str]:
         """The values of a request header."""
@@ -139,11 +134,8 @@ class AiohttpSource:
         return self.request.match_info.get(name)
 
     def _named(self, user: Any) -> Actor | None:
-        authenticated = getattr(user, "is_authenticated", bool(user))
-        if callable(authenticated):
-            authenticated = authenticated()
-        if not authenticated:
-            return _ANONYMOUS
+        if not is_authenticated(user):
+            return ANONYMOUS
         identity = first_text(user, _IDENTITIES) if not isinstance(user, (str, int)) else ""
         identity = identity or text(user)
         if not identity:
@@ -217,7 +209,7 @@ class AiohttpSource:
             hasattr(body, "write")
             and getattr(body, "size", 0) is None
             and self.request.method != "HEAD"
-            and response.status not in _WITHOUT_BODY
+            and response.status not in WITHOUT_BODY
         )
 
 

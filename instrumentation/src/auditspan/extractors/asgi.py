@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     chain,
     first_text,
     held_roles,
+    is_authenticated,
     own_state,
     scheme_word,
     session_of,
@@ -23,7 +25,7 @@ from auditspan.extractors import (
     warn_once,
 )
 from auditspan.extractors.streams import CUT_SHORT, GONE
-from auditspan.facts import http_facts, http_status, match_path
+from auditspan.facts import cut_short, http_facts, http_status, match_path
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ INSTRUMENTORS: Final = (_FASTAPI, _STARLETTE)
 
 _SOURCE: Final = "auditspan"  # the scope's key for our source; ASGI lets middleware add keys
 _MISSING: Final = object()
-_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
 _IDENTITIES: Final = ("identity", "username", "id", "user_id", "sub", "display_name", "email", "name")
 _BODIES: Final = frozenset({"http.response.body", "http.response.pathsend"})
 
@@ -90,12 +91,9 @@ class AsgiSource:
         scope = self._scope
         user = scope.get("user", _MISSING)
         if user is _MISSING:
-            return _ANONYMOUS if self.denied else None
-        authenticated = getattr(user, "is_authenticated", bool(user))
-        if callable(authenticated):
-            authenticated = authenticated()
-        if not authenticated:
-            return _ANONYMOUS
+            return ANONYMOUS if self.denied else None
+        if not is_authenticated(user):
+            return ANONYMOUS
         identity = first_text(user, _IDENTITIES) or text(user)
         if not identity:
             return None
@@ -130,9 +128,7 @@ class AsgiSource:
         )
         if self.denied:
             return replace(facts, outcome=names.DENIED, reason=self.denied)
-        if facts.outcome in ("", names.SUCCESS) and (why := self._cut_short(span)):
-            return replace(facts, outcome=names.FAILURE, reason=why)
-        return facts
+        return cut_short(facts, self._cut_short(span))
 
     def _cut_short(self, span: ReadableSpan) -> str:
         """Why the request ended without a whole response; empty when it did not."""

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from auditspan import attributes as names
 from auditspan.extractors import chain, guard, hold, own_state, text, warn_once
 from auditspan.extractors.django_users import actor_of
-from auditspan.extractors.streams import AsyncStream, PlainStream, ending
-from auditspan.facts import SAFE_METHODS, http_facts, http_status
+from auditspan.extractors.streams import WITHOUT_BODY, AsyncStream, PlainStream, ending
+from auditspan.facts import SAFE_METHODS, cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ INSTRUMENTORS: Final = ("opentelemetry.instrumentation.django:DjangoInstrumentor
 TESTED: Final = {"django": ("4.2", "5.2")}
 
 SOURCE: Final = "_auditspan"  # attribute of Django's request
-_WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})
 _DENIED: Final = frozenset({401, 403})
 
 
@@ -111,10 +110,7 @@ class DjangoSource:
         if self.refused:
             reason = f"{facts.reason}: {self.refused}" if facts.reason else self.refused
             facts = replace(facts, outcome=names.DENIED, reason=reason)
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            outcome = names.UNKNOWN if self.unsure else names.FAILURE
-            return replace(facts, outcome=outcome, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short, names.UNKNOWN if self.unsure else names.FAILURE)
 
     def header(self, name: str) -> list[str]:
         """The values of a request header; Django joins several of one name by commas."""
@@ -208,7 +204,7 @@ def _code(response: Any) -> str:
 
 def _watch(span: Any, source: DjangoSource, request: Any, response: Any) -> None:
     """Let a streamed response be watched to its end: the span ends before its first piece is sent."""
-    if request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
+    if request.method == "HEAD" or response.status_code in WITHOUT_BODY:
         return
     if getattr(response, "file_to_stream", None) is not None and request.META.get("wsgi.file_wrapper"):
         return  # a file that the server sends by itself is as good as sent

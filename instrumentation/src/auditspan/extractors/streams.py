@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 CUT_SHORT: Final = "the response was cut short"
 GONE: Final = "the client disconnected"
+WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})  # statuses (RFC 9110 sections 6.4.1 and 15)
 _finish: Final = guard(finish)
 
 

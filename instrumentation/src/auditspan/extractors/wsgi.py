@@ -10,15 +10,14 @@ sees the environment, the response's start and each of its pieces.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
 from opentelemetry import trace
 
-from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     guard,
     hash_session,
     own_state,
@@ -28,8 +27,9 @@ from auditspan.extractors import (
     texts,
     warn_once,
 )
+from auditspan.extractors.environ import EnvironSource
 from auditspan.extractors.streams import CUT_SHORT, PlainStream, ending
-from auditspan.facts import http_facts, http_status
+from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _made(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     wrapped(*args, **kwargs)
 
 
-class WsgiSource:
+class WsgiSource(EnvironSource):
     """What one request's environment says."""
 
     status = 0
@@ -76,18 +76,18 @@ class WsgiSource:
     cut_short = ""  # why the response did not come to its end
 
     def __init__(self, environ: dict[str, Any]) -> None:
-        self._environ = environ
+        super().__init__(environ)
         # Now: what dispatches to applications inside moves the border between the two.
         self._path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
 
     def actor(self) -> Actor | None:
         """The server's REMOTE_USER, or whom repoze.who has identified."""
-        environ = self._environ
+        environ = self.environ
         identity = environ.get(_IDENTITY) or {}
         remote = text(environ.get("REMOTE_USER"))
         name = remote or text(identity.get("repoze.who.userid"))
         if not name:
-            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED) if _IDENTITY in environ else None
+            return ANONYMOUS if _IDENTITY in environ else None
         # With another name the groups would be somebody else's.
         same = text(identity.get("repoze.who.userid")) == name
         session = self._session()
@@ -99,36 +99,21 @@ class WsgiSource:
             auth_method=method or ("session" if session else ""),
         )
 
-    def address(self) -> str:
-        """The other end of the connection, as the server tells it."""
-        return str(self._environ.get("REMOTE_ADDR") or "")
-
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, status, and the route when the application has put one on the span (``http.route``)."""
         attributes = attributes_of(span)
         facts = http_facts(
-            self._environ.get("REQUEST_METHOD", ""),
+            self.environ.get("REQUEST_METHOD", ""),
             str(attributes.get("http.route") or ""),
             self._path,
             status=self.status or http_status(attributes),
             location=self.location,
         )
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
-
-    def header(self, name: str) -> list[str]:
-        """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
-        value = self._environ.get("HTTP_" + name.upper().replace("-", "_"))
-        return [value] if isinstance(value, str) else []
-
-    def query(self) -> str:
-        """The URL's query as it was sent."""
-        return str(self._environ.get("QUERY_STRING", ""))
+        return cut_short(facts, self.cut_short)
 
     def _session(self) -> str:
         """The hashed id of Beaker's session, when the request has loaded one; asking would load it."""
-        session = getattr(self._environ.get(_SESSION), "__dict__", {}).get("_sess")
+        session = getattr(self.environ.get(_SESSION), "__dict__", {}).get("_sess")
         return hash_session(getattr(session, "id", "")) if session else ""
 
 
