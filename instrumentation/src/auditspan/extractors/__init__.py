@@ -26,7 +26,8 @@ It may have a function ``start()``, which is called once when Auditspan starts, 
 without an instrumentor, or one that tells what happens in it by itself. ``INSTRUMENTORS`` may be empty then.
 
 It may have ``TESTED``, by distribution the oldest and the newest version that it was tested with, both included:
-``{"myframework": ("1.2", "2.0")}``. With another the log says so once, and the extractor is used all the same.
+``{"myframework": ("1.2", "2.0")}``; ``("3", "3")`` is any 3. With another the log says so once, and the extractor is used
+all the same; a distribution that is not installed is passed over. All of ours have it.
 
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the

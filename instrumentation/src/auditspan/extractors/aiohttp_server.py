@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Any], Awaitable[Any]]
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.aiohttp_server:AioHttpServerInstrumentor",)
+TESTED: Final = {"aiohttp": ("3", "3"), "aiohttp-security": ("0.5", "0.5"), "aiohttp-session": ("2", "2")}
 
 _MISSING: Final = object()
 _SESSION: Final = "aiohttp_session"  # aiohttp_session.SESSION_KEY, in the request

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from auditspan.context import Actor, Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.django:DjangoInstrumentor",)
-TESTED: Final = {"django": ("4.2", "5.2")}
+TESTED: Final = {"django": ("4.2", "5.2"), "djangorestframework": ("3", "3")}
 
 SOURCE: Final = "_auditspan"  # attribute of Django's request
 _DENIED: Final = frozenset({401, 403})

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",)
+TESTED: Final = {"flask": ("3", "3")}
 
 _SOURCE: Final = "auditspan.source"  # in the WSGI environment
 _SPAN: Final = "auditspan.span"

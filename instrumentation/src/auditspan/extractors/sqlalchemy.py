@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 INSTRUMENTORS: Final[tuple[str, ...]] = ()  # its events are enough
+TESTED: Final = {"sqlalchemy": ("1.4", "2.1")}
 
 _KEPT: Final = "auditspan"  # key of a connection record's info
 _SLOT: Final = "_auditspan"  # attribute of a Connection
@@ -58,15 +59,11 @@ def _guarded(step: Callable[[Any], None], module: Any) -> None:
         _log.warning("Auditspan can't listen to SQLAlchemy; changes of data leave no record", exc_info=True)
 
 
-def _listen(sqlalchemy: Any) -> None:
+def _listen(_: Any) -> None:
     from sqlalchemy import event  # noqa: PLC0415 - only where SQLAlchemy is
     from sqlalchemy.engine import Connection, Engine  # noqa: PLC0415 - as above
     from sqlalchemy.pool import Pool  # noqa: PLC0415 - as above
 
-    if tuple(map(int, sqlalchemy.__version__.split(".")[:2])) not in {(1, 4), (2, 0), (2, 1)}:
-        _log.warning(
-            "Auditspan does not know SQLAlchemy %s; some changes may be missed", sqlalchemy.__version__
-        )
     for method, wrapped in (
         ("_commit_impl", _around),
         ("_commit_twophase_impl", _around),

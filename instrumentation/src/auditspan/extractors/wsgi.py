@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ()
+TESTED: Final = {"Beaker": ("1", "1"), "repoze.who": ("3", "3")}
 
 _IDENTITY: Final = "repoze.who.identity"
 _SESSION: Final = "beaker.session"
