@@ -6,13 +6,14 @@ import importlib.util
 from contextlib import contextmanager
 
 import pytest
+from file_broker import IMPORTABLE
 
 
 @contextmanager
 def started(folder, harness):
     command = [str(harness.BIN / "celery"), "--app", "celery_shop", "worker", "--concurrency", "2"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
-    settings = {"CELERY_FOLDER": str(folder / "broker"), "OTEL_TRACES_SAMPLER": "always_off"}
+    settings = {"CELERY_FOLDER": str(folder / "broker"), "OTEL_TRACES_SAMPLER": "always_off"} | IMPORTABLE
     service = harness.start(folder, command, settings)
     spec = importlib.util.spec_from_file_location("celery_shop", harness.HERE / "apps" / "celery_shop.py")
     shop = importlib.util.module_from_spec(spec)
