@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from contextlib import contextmanager
 
 import pytest
@@ -37,6 +38,7 @@ def losing_worker(tmp_path_factory, harness):
     """One whose processes are ended: one that ends while it answers takes the lock of the pool's answers with it."""
     with started(tmp_path_factory.mktemp("celery"), harness) as service:
         yield service
+        service.process.send_signal(signal.SIGQUIT)  # at SIGTERM it waits for that lock
 
 
 def run(worker, task, *, wait=True):

@@ -13,7 +13,7 @@ from file_broker import application
 
 
 def make(folder):
-    return application("shop", Path(folder))
+    return application("shop", Path(folder), worker_lost_wait=1.0)  # seconds; ten otherwise
 
 
 app = (
