@@ -61,11 +61,13 @@ def test_a_version_that_was_not_tested_is_said_once_and_used(monkeypatch, caplog
     assert [r.message.count("5.2.19 is none of the versions") for r in caplog.records] == [1] * warns
 
 
-EXTRACTORS = bootstrap.installed_extractors()
+OURS = [e for e in bootstrap.installed_extractors() if e.__name__.startswith("auditspan.")]
 
 
-@pytest.mark.parametrize("extractor", EXTRACTORS, ids=lambda extractor: extractor.__name__.rpartition(".")[2])
-def test_every_extractor_says_what_it_was_tested_with_and_warns_of_another(monkeypatch, caplog, extractor):
+@pytest.mark.parametrize("extractor", OURS, ids=lambda extractor: extractor.__name__.rpartition(".")[2])
+def test_every_extractor_of_ours_says_what_it_was_tested_with_and_warns_of_another(
+    monkeypatch, caplog, extractor
+):
     assert extractor.TESTED
     monkeypatch.setattr(bootstrap, "_said", set())
     with caplog.at_level(logging.WARNING):
