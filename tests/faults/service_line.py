@@ -23,6 +23,7 @@ import httpx
 from celery.exceptions import TimeoutError as NoResult
 from collector.service.otlp_peer import wait_until
 from faults.services import orders_celery
+from file_broker import IMPORTABLE
 from integration.whole_line import free_port
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ class Service:
             "OTEL_AUDITSPAN_SPOOL_DIR": str(self.spool),
             "CELERY_FOLDER": str(self.celery),
             "PORT": str(self.port),
+            **IMPORTABLE,
             **(server.environ if recycle else {}),
             **environ,
         }

@@ -106,10 +106,18 @@ class WholeLine:
             return []
         return [row[0] for row in self.rows("SELECT toString(record_id) FROM audit.records")]
 
+    def _stored(self) -> int:
+        return int(self.rows("SELECT count() FROM audit.records")[0][0]) if self.has_table() else 0
+
     def wait_for_records(self, ids: Iterable[str], *, limit_s: float = 30) -> None:
         """Until every one of *ids* is stored."""
         wanted = set(ids)
-        wait_until(lambda: wanted <= set(self.stored_ids()), limit_s=limit_s, what=f"{len(wanted)} records")
+
+        def there() -> bool:
+            # The count costs little, and is asked again and again.
+            return self._stored() >= len(wanted) and wanted <= set(self.stored_ids())
+
+        wait_until(there, limit_s=limit_s, what=f"{len(wanted)} records")
 
 
 def request(record_ids: Iterable[str], **attributes: str) -> bytes:
@@ -135,10 +143,18 @@ def request(record_ids: Iterable[str], **attributes: str) -> bytes:
 class Client:
     """Sends numbered records until told to stop, and remembers which were acknowledged."""
 
-    def __init__(self, port: int, *, records_per_request: int = 5, pause_s: float = 0.0):
+    def __init__(
+        self,
+        port: int,
+        *,
+        records_per_request: int = 5,
+        pause_s: float = 0.0,
+        attributes: dict[str, str] | None = None,
+    ):
         self.acknowledged: list[str] = []
         self._target = f"127.0.0.1:{port}"
         self._records_per_request, self._pause_s = records_per_request, pause_s
+        self._attributes = attributes or {}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -157,7 +173,7 @@ class Client:
             export = channel.unary_unary(EXPORT)
             while not self._over.is_set():
                 ids = [str(uuid.uuid4()) for _ in range(self._records_per_request)]
-                if self._until_acknowledged(export, request(ids)):
+                if self._until_acknowledged(export, request(ids, **self._attributes)):
                     self.acknowledged += ids
                 self._over.wait(self._pause_s)
 

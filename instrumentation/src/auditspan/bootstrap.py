@@ -8,6 +8,7 @@ once in the log, and the service runs as if it were not there.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib.metadata
 import logging
@@ -199,6 +200,7 @@ def start_extractors(extractors: Iterable[Extractor]) -> None:
     for extractor in extractors:
         start = getattr(extractor, "start", None)
         if callable(start):
+            check_versions(extractor)
             _guarded(str(getattr(extractor, "__name__", extractor)), start)
 
 
@@ -228,7 +230,7 @@ def hooks(
 def _prepare(
     extractor: Extractor, name: str, given: dict[str, Any]
 ) -> tuple[dict[str, Any], Callable[[], None]]:
-    _check_versions(extractor)
+    check_versions(extractor)
     try:
         prepared = extractor.instrument(name, dict(given))
         return prepared if isinstance(prepared, tuple) else (prepared, lambda: None)
@@ -237,20 +239,25 @@ def _prepare(
         return given, lambda: None
 
 
-def _check_versions(extractor: Extractor) -> None:
+def check_versions(extractor: Extractor) -> None:
     """Say once when a framework is not of the versions that *extractor* was tested with; it is used all the same."""
     try:
         for distribution, (oldest, newest) in getattr(extractor, "TESTED", {}).items():
-            installed = importlib.metadata.version(distribution)
-            if not _numbers(oldest) <= _numbers(installed, like=oldest) or not (
-                _numbers(installed, like=newest) <= _numbers(newest)
-            ):
-                _say_once(
-                    f"Auditspan: {distribution} {installed} is none of the versions that it was tested with ({oldest} to "
-                    f"{newest}); what it can't read there is missing in the records, the service is not affected"
-                )
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # the extractor knows several
+                _check_version(distribution, oldest, newest)
     except Exception:  # noqa: BLE001 - only a remark; a plugin may write its range in another way
         _log.debug("Auditspan: the version of a framework could not be compared", exc_info=True)
+
+
+def _check_version(distribution: str, oldest: str, newest: str) -> None:
+    installed = importlib.metadata.version(distribution)
+    if not _numbers(oldest) <= _numbers(installed, like=oldest) or not (
+        _numbers(installed, like=newest) <= _numbers(newest)
+    ):
+        _say_once(
+            f"Auditspan: {distribution} {installed} is none of the versions that it was tested with ({oldest} to "
+            f"{newest}); what it can't read there is missing in the records, the service is not affected"
+        )
 
 
 def _numbers(version: str, like: str = "") -> tuple[int, ...]:

@@ -25,6 +25,7 @@ gRPC. The action is the first word of the method's name through the same table, 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -98,6 +99,16 @@ def http_facts(
         target_id = "/".join([str(parameters.get(name, "")) for name in target_parameters])
     outcome, reason = _http_outcome(status, action, location)
     return Facts(action, outcome, reason, target_type, target_id, known_route or path, changes, not route)
+
+
+def cut_short(facts: Facts, why: str, outcome: str = names.FAILURE) -> Facts:
+    """*facts* of a request whose response did not come to its end because of *why*: *outcome* in place of success.
+
+    A failure or a denial stays what it is, as all does where there is no *why*.
+    """
+    if why and facts.outcome in ("", names.SUCCESS):
+        return replace(facts, outcome=outcome, reason=why)
+    return facts
 
 
 def grpc_facts(full_method: str, *, status: int, details: str = "", read: bool = False) -> Facts:

@@ -12,6 +12,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import Link, Status
 
@@ -155,8 +156,16 @@ def plain(
     said = span.status.description
     if not (said or actors.hides or span.events or span.links):
         return span
-    links = tuple(_plain_link(link, keep, actors, people) for link in span.links)
-    events = tuple(_plain_event(event, keep, actors, people) for event in span.events)
+    links = tuple(
+        link if (kept := _kept(link, keep, actors, people)) is None else Link(link.context, kept)
+        for link in span.links
+    )
+    events = tuple(
+        event
+        if (kept := _kept(event, keep, actors, people)) is None
+        else Event(event.name, kept, event.timestamp)
+        for event in span.events
+    )
     name, description = actors.without(span.name, people), said or ""
     if said and not keep.exceptions:
         found = _TYPE.match(said)
@@ -210,39 +219,17 @@ class _Copy(ReadableSpan):
         return self._dropped[2]
 
 
-class _EventCopy(Event):
-    def __init__(self, event: Event, attributes: Mapping[str, AnyValue]) -> None:
-        super().__init__(event.name, attributes, event.timestamp)
-        self._dropped = event.dropped_attributes
-
-    @property
-    def dropped_attributes(self) -> int:
-        return self._dropped
-
-
-class _LinkCopy(Link):
-    def __init__(self, link: Link, attributes: Mapping[str, AnyValue]) -> None:
-        super().__init__(link.context, attributes)
-        self._dropped = link.dropped_attributes
-
-    @property
-    def dropped_attributes(self) -> int:
-        return self._dropped
-
-
-def _plain_event(event: Event, keep: Keep, actors: ActorNames, people: frozenset[str]) -> Event:
-    if not event.attributes or not (actors.hides or _marked.among(event.attributes)):
-        return event
-    attributes = dict(event.attributes)
+def _kept(
+    said: Event | Link, keep: Keep, actors: ActorNames, people: frozenset[str]
+) -> BoundedAttributes | None:
+    """What an event or a link may say, with the count of what it dropped; None where all that it says may stay."""
+    if not said.attributes or not (actors.hides or _marked.among(said.attributes)):
+        return None
+    attributes = dict(said.attributes)
     clean(attributes, replace(keep, query=frozenset()), actors)
     actors.scrub(attributes, people)
-    return _EventCopy(event, attributes) if attributes != dict(event.attributes) else event
-
-
-def _plain_link(link: Link, keep: Keep, actors: ActorNames, people: frozenset[str]) -> Link:
-    if not link.attributes or not (actors.hides or _marked.among(link.attributes)):
-        return link
-    attributes = dict(link.attributes)
-    clean(attributes, replace(keep, query=frozenset()), actors)
-    actors.scrub(attributes, people)
-    return _LinkCopy(link, attributes) if attributes != dict(link.attributes) else link
+    if attributes == dict(said.attributes):
+        return None
+    kept = BoundedAttributes(attributes=attributes)
+    kept.dropped += said.dropped_attributes
+    return kept

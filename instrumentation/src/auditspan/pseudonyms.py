@@ -113,7 +113,7 @@ class ActorNames:
         if self.mode == RAW:
             # Nobody chooses a name here that a service downstream would take for somebody's pseudonym.
             return f"raw:{name}" if _PSEUDONYM.fullmatch(name) else name
-        return f"hmac:{self._key_id}:{self._pseudonym('name', name)}" if self.mode == HMAC else ""
+        return self._pseudonym_of(name) if self.mode == HMAC else ""
 
     def attempted(self, name: str) -> str:
         """The *name* that somebody tried to sign in with, never itself: what is typed there may be a password.
@@ -123,7 +123,7 @@ class ActorNames:
         if not name or self.mode == OFF:
             return ""
         if self._key:
-            return f"hmac:{self._key_id}:{self._pseudonym('name', name)}"
+            return self._pseudonym_of(name)
         return f"sha256:{hashlib.sha256(name.encode('utf-8', 'replace')).hexdigest()[:_DIGITS]}"
 
     def scrub(self, attributes: MutableMapping[str, AnyValue], people: Iterable[str]) -> None:
@@ -163,6 +163,9 @@ class ActorNames:
         if self.mode == OFF:
             return ""
         return self._pseudonym("session", session) if self._key else session
+
+    def _pseudonym_of(self, name: str) -> str:
+        return f"hmac:{self._key_id}:{self._pseudonym('name', name)}"
 
     def _keyed(self, kind: str, text: str) -> str:
         message = f"{kind}:{text}".encode("utf-8", "replace")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
+import signal
 from contextlib import contextmanager
 
 import pytest
+from file_broker import IMPORTABLE
 
 
 @contextmanager
 def started(folder, harness):
     command = [str(harness.BIN / "celery"), "--app", "celery_shop", "worker", "--concurrency", "2"]
     command += ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "warning"]
-    settings = {"CELERY_FOLDER": str(folder / "broker"), "OTEL_TRACES_SAMPLER": "always_off"}
+    settings = {"CELERY_FOLDER": str(folder / "broker"), "OTEL_TRACES_SAMPLER": "always_off"} | IMPORTABLE
     service = harness.start(folder, command, settings)
     spec = importlib.util.spec_from_file_location("celery_shop", harness.HERE / "apps" / "celery_shop.py")
     shop = importlib.util.module_from_spec(spec)
@@ -36,6 +38,7 @@ def losing_worker(tmp_path_factory, harness):
     """One whose processes are ended: one that ends while it answers takes the lock of the pool's answers with it."""
     with started(tmp_path_factory.mktemp("celery"), harness) as service:
         yield service
+        service.process.send_signal(signal.SIGQUIT)  # at SIGTERM it waits for that lock
 
 
 def run(worker, task, *, wait=True):

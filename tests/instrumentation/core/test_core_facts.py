@@ -4,7 +4,8 @@ import re
 
 import pytest
 from auditspan import facts
-from auditspan.facts import ReadMethods, grpc_facts, http_facts, match_path
+from auditspan.context import Facts
+from auditspan.facts import ReadMethods, cut_short, grpc_facts, http_facts, match_path
 from auditspan.settings import DEFAULT_GRPC_READ_METHODS
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -161,6 +162,21 @@ def test_a_pattern_with_a_slash_is_the_full_name():
     reads = ReadMethods(("/shop.Billing/Check*",))
     assert reads("/shop.Billing/CheckCard")
     assert not reads("/shop.Orders/CheckCard")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "why", "expected"),
+    [
+        ("success", "", ("success", "as it was")),
+        ("success", "cut short", ("failure", "cut short")),
+        ("", "cut short", ("failure", "cut short")),
+        ("failure", "cut short", ("failure", "as it was")),
+        ("denied", "cut short", ("denied", "as it was")),
+    ],
+)
+def test_what_was_cut_short_is_no_success(outcome, why, expected):
+    found = cut_short(Facts(outcome=outcome, reason="as it was"), why)
+    assert (found.outcome, found.reason) == expected
 
 
 segment = st.text("abcdefgh-_.~%0123456789", min_size=1, max_size=8).filter(lambda s: s not in (".", ".."))

@@ -16,8 +16,8 @@ import pytest
 from auditspan.context import Actor
 from auditspan.propagation import KeyRing, Tokens
 from auditspan.propagation.tokens import Claims
-from celery import Celery
 from confluent_kafka import Producer
+from file_broker import IMPORTABLE, application
 from instrumentation.services import spooled
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
@@ -179,14 +179,12 @@ def assert_alice_by_the_gateway(record: Written, services: Services) -> None:
 # -- Celery
 
 TASKS = """
-import os
-import auditspan
-from celery import Celery
+from pathlib import Path
 
-app = Celery("tasks", broker="filesystem://")
-app.conf.broker_transport_options = {
-    name: "queue" for name in ("data_folder_in", "data_folder_out", "control_folder")
-} | {"polling_interval": 0.02}
+import auditspan
+from file_broker import application
+
+app = application("tasks", Path.cwd(), results=False)
 
 @app.task
 def ship(order):
@@ -210,7 +208,6 @@ def notify(order):
 @pytest.fixture(scope="module")
 def celery(tmp_path_factory) -> Iterator[Services]:
     folder = tmp_path_factory.mktemp("celery")
-    (folder / "queue").mkdir()
     (folder / "tasks.py").write_text(TASKS)
     services = Services(folder, "queue:celery")
     services.run(
@@ -230,12 +227,9 @@ os._exit(0)  # what is written down stays so; nobody listens whom it could be se
         INSTRUMENTED,
         TRACEPARENT=TRACEPARENT,
         TOKEN=token(queue=False),
+        **IMPORTABLE,
     )
-    outsider = Celery(broker="filesystem://")
-    outsider.conf.broker_transport_options = {
-        name: str(folder / "queue") for name in ("data_folder_in", "data_folder_out", "control_folder")
-    }
-    with outsider:
+    with application("outsider", folder, results=False) as outsider:
         for name, value in attacks().items():
             headers = {"traceparent": TRACEPARENT, "audit-context": value}
             outsider.send_task("tasks.ship", (name,), headers=headers)
@@ -258,7 +252,9 @@ os._exit(0)  # what is written down stays so; nobody listens whom it could be se
         "--concurrency",
         "1",
     ]
-    services.start("worker", [*worker, "--without-gossip", "--without-mingle", "--without-heartbeat"])
+    services.start(
+        "worker", [*worker, "--without-gossip", "--without-mingle", "--without-heartbeat"], **IMPORTABLE
+    )
     yield services
     services.stop()
 

@@ -6,53 +6,89 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import pytest
 from confluent_kafka import Producer
 from instrumentation.services import BIN, environment_of, spooled
 
+if TYPE_CHECKING:
+    from instrumentation.services import Written
+
 APPS = Path(__file__).parent / "apps"
 KEYS = "k1 thirty-two-characters-at-the-very-least"
+PROGRAM = (str(BIN / "opentelemetry-instrument"), sys.executable)
 LEFT = "the loop over the messages was left"
 
 
+class Process:
+    """One of the application's processes, which does one thing after the other."""
+
+    def __init__(self, shop: Shop, service: str, **environment: str) -> None:
+        self.spool, self.log = shop.folder / service, shop.folder / f"{service}.log"
+        self.seen: set[bytes] = set()
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(
+                [*PROGRAM, str(APPS / "kafka_shop.py"), "serve"],
+                env=shop.environment(service, environment),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
+
+    def do(self, *command: str, says: str = "done") -> list[Written]:
+        """The records that came of it."""
+        self.process.stdin.write(" ".join(command) + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == says, self.log.read_text()
+        new = [record for record in spooled(self.spool) if record.span.span_id not in self.seen]
+        self.seen.update(record.span.span_id for record in new)
+        return new
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.process.communicate(timeout=60)
+        finally:
+            self.process.kill()
+
+
 class Shop:
-    """Runs the application's functions, each in a process of its own."""
+    """What publishes, and what works on it; both go on for all tests."""
 
     def __init__(self, folder: Path, broker: str) -> None:
         self.folder, self.broker = folder, broker
         (folder / "keys").write_text(KEYS)
         (folder / "keys").chmod(0o600)
+        self.gateway, self.shipping = Process(self, "gateway"), Process(self, "shipping")
 
-    def run(self, service: str, *command: str, script: Path | None = None, **kwargs):
-        """The records of a process that must end well, unless *status* says how."""
-        spool = self.folder / service
-        changes = {
+    def environment(self, service: str, changes: dict[str, str] | None = None) -> dict[str, str]:
+        known = {
             "OTEL_SERVICE_NAME": service,
             "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE": str(self.folder / "keys"),
             "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS": f"queue:*@{self.broker}",
             "BROKER": self.broker,
         }
-        program = [str(BIN / "opentelemetry-instrument"), sys.executable]
-        done = subprocess.run(
-            [*program, str(script or APPS / "kafka_shop.py"), *command],
-            env=environment_of(spool, changes | kwargs.pop("environment", {})),
-            input=kwargs.pop("given", ""),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == kwargs.pop("status", 0), done.stderr
-        return spooled(spool)
+        return environment_of(self.folder / service, known | (changes or {}))
 
     def publish(self, topic: str, *messages: str) -> None:
         """Each *name/what*, in that name."""
-        self.run(f"to-{topic}", "publish", given="\n".join(f"/{topic}/{message}" for message in messages))
+        self.gateway.do("publish", *(f"/{topic}/{message}" for message in messages))
 
-    def consume(self, way: str, topic: str, *messages: str, **kwargs):
+    def consume(self, way: str, topic: str, *messages: str, says: str = "done") -> list[Written]:
         self.publish(topic, *messages)
-        return self.run(f"{way}-{topic}", way, topic, environment={"COUNT": str(len(messages))}, **kwargs)
+        return self.shipping.do(way, topic, str(len(messages)), says=says)
+
+    def run(self, service: str, *command: str) -> list[Written]:
+        """The records of a process of its own, which ends."""
+        done = subprocess.run(
+            [*PROGRAM, *command], env=self.environment(service), capture_output=True, timeout=60, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return spooled(self.folder / service)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +96,9 @@ def shop(tmp_path_factory):
     """The broker speaks Kafka's protocol on a port, for as long as its client lives."""
     keeper = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "none:1", "log_level": 0})
     (address,) = keeper.list_topics(timeout=30).brokers.values()
-    yield Shop(tmp_path_factory.mktemp("kafka"), f"{address.host}:{address.port}")
+    shop = Shop(tmp_path_factory.mktemp("kafka"), f"{address.host}:{address.port}")
+    with shop.gateway, shop.shipping:
+        yield shop
     del keeper
 
 
@@ -125,20 +163,21 @@ def test_the_application_s_word_counts(shop):
 def test_a_rule_with_the_topic_as_its_route_skips_or_names_it(shop, tmp_path):
     rules = 'rules:\n  - route: "*quiet"\n    do: skip\n  - route: "*named"\n    action: SHIP\n'
     (tmp_path / "rules.yaml").write_text(rules)
-    for topic, actions in (("quiet", []), ("named", ["SHIP"])):
-        shop.publish(topic, "alice/plain")
-        environment = {"COUNT": "1", "OTEL_AUDITSPAN_RULES": str(tmp_path / "rules.yaml")}
-        records = shop.run(f"ruled-{topic}", "one_by_one", topic, environment=environment)
-        assert [record["action"] for record in records] == [*actions, "AFTERWARDS"]
+    with Process(shop, "ruled", OTEL_AUDITSPAN_RULES=str(tmp_path / "rules.yaml")) as ruled:
+        for topic, actions in (("quiet", []), ("named", ["SHIP"])):
+            shop.publish(topic, "alice/plain")
+            records = ruled.do("one_by_one", topic, "1")
+            assert [record["action"] for record in records] == [*actions, "AFTERWARDS"]
 
 
 def test_an_exception_that_closes_the_consumer_is_a_failure(shop):
-    records = shop.consume("fail", "failing", "alice/plain", status=1)
+    records = shop.consume("fail", "failing", "alice/plain", says="raised ValueError('out of luck')")
     assert told(records) == {("alice", "failure", "ended by ValueError"): 1}
 
 
 def test_a_process_that_ends_over_a_message_leaves_its_record(shop):
-    records = shop.consume("die", "dying", "alice/plain")
+    shop.publish("dying", "alice/plain")
+    records = shop.run("dying", str(APPS / "kafka_shop.py"), "die", "dying")
     assert told(records) == {("alice", "unknown", "the process ended"): 1}
 
 
@@ -154,10 +193,10 @@ def test_the_example_of_the_guide_does_what_it_says(shop, tmp_path):
     code = code.replace('group_id="shipping"', 'group_id="shipping", api_version=(2, 1)')
     (tmp_path / "shipping.py").write_text(code)
     shop.publish("orders", "alice/plain")
-    records = shop.run("shipping", script=tmp_path / "shipping.py")
+    records = shop.run("guide", str(tmp_path / "shipping.py"))
     by_action = {record["action"]: record for record in records}
     for action in ("EXECUTE", "SHIP"):
         record = by_action[action]
         assert (record["actor.id"], record["actor.origin"]) == ("alice", "asserted")
-        assert record["actor.delegate"] == "to-orders"
+        assert record["actor.delegate"] == "gateway"
     assert by_action["SHIP"]["parent.span_id"] == by_action["EXECUTE"].span.span_id.hex()

@@ -59,3 +59,49 @@ def test_a_version_that_was_not_tested_is_said_once_and_used(monkeypatch, caplog
             arguments, _ = bootstrap.hooks("some:Instrumentor", {}, [extractor])
             assert arguments == {"hooked": True}
     assert [r.message.count("5.2.19 is none of the versions") for r in caplog.records] == [1] * warns
+
+
+OURS = [e for e in bootstrap.installed_extractors() if e.__name__.startswith("auditspan.")]
+
+
+@pytest.mark.parametrize("extractor", OURS, ids=lambda extractor: extractor.__name__.rpartition(".")[2])
+def test_every_extractor_of_ours_says_what_it_was_tested_with_and_warns_of_another(
+    monkeypatch, caplog, extractor
+):
+    assert extractor.TESTED
+    monkeypatch.setattr(bootstrap, "_said", set())
+    with caplog.at_level(logging.WARNING):
+        bootstrap.check_versions(extractor)
+        assert caplog.messages == []  # what the tests run with
+        monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda _: "99.0")
+        for _ in range(2):
+            bootstrap.check_versions(extractor)
+    assert [message.split()[1:3] for message in caplog.messages] == [
+        [name, "99.0"] for name in extractor.TESTED
+    ]
+
+
+def test_an_extractor_without_an_instrumentor_is_looked_at_when_it_starts(monkeypatch, caplog):
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda _: "5.2.19")
+    monkeypatch.setattr(bootstrap, "_said", set())
+    started = []
+    extractor = types.SimpleNamespace(
+        INSTRUMENTORS=(), TESTED={"framework": ("6", "6")}, start=lambda: started.append(True)
+    )
+    with caplog.at_level(logging.WARNING):
+        bootstrap.start_extractors([extractor])
+    assert started == [True]
+    assert [r.message.count("5.2.19 is none of the versions") for r in caplog.records] == [1]
+
+
+def test_a_framework_that_is_not_installed_is_passed_over_and_the_next_one_is_not(monkeypatch, caplog):
+    def installed(name):
+        if name == "absent":
+            raise bootstrap.importlib.metadata.PackageNotFoundError(name)
+        return "5.2.19"
+
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", installed)
+    monkeypatch.setattr(bootstrap, "_said", set())
+    with caplog.at_level(logging.WARNING):
+        bootstrap.check_versions(types.SimpleNamespace(TESTED={"absent": ("1", "1"), "there": ("6", "6")}))
+    assert [message.split()[1] for message in caplog.messages] == ["there"]

@@ -1,12 +1,12 @@
 """Take requests in; answer when their records are sealed and on disk.
 
-Many threads bring requests; one commits. Each encodes its own request; what the committer finds waiting when it is free, it
-commits as one group, with one wait for the disk: the more comes at once, the less each costs. Senders that were answered
-together come back together, so the committer gives as many as it had last a moment to arrive. A single request on an
-idle collector is committed at once, alone.
+Many threads bring requests; one commits. Each encodes its own request; what the committer finds waiting when it is
+free, it commits as one group, with one wait for the disk: the more comes at once, the less each costs. Senders that
+were answered together come back together, so the committer gives as many as it had last a moment to arrive. A single
+request on an idle collector is committed at once, alone.
 
-Who brings a request need not wait for its commit: the committer calls back. A thread that sleeps until its commit is done
-costs the interpreter two changes of threads.
+Who brings a request need not wait for its commit: the committer calls back. A thread that sleeps until its commit is
+done costs the interpreter two changes of threads.
 
 A small request can come to large records, and how large is known only once they are made. So a request is admitted
 before: while there is room for records, and few at a time. What the disk is too slow for waits as the bytes that its
@@ -111,15 +111,11 @@ class _Waiting:
 
     __slots__ = ("_answer", "bytes", "leaves", "selection")
 
-    def __init__(self, selection: Selection) -> None:
+    def __init__(self, selection: Selection, answer: Answer) -> None:
         self.selection = selection
         self.leaves = selection.leaves
         self.bytes = len(self.leaves.contents)
-        self._answer: Answer | None = None
-
-    def expect(self, answer: Answer) -> None:
-        """Whom to tell."""
-        self._answer = answer
+        self._answer: Answer | None = answer  # until it is told
 
     def succeed(self, receipt: Receipt) -> None:
         """Answer with *receipt*."""
@@ -215,24 +211,23 @@ class Intake:
     def offer(self, request: OtlpRequest, answer: Answer, *, since_s: float | None = None) -> None:
         """As `submit`, but return when the request is in the queue, and *answer* once its records survive power loss.
 
-        *answer* gets what `submit` would return, or the error that it would raise, in the committer's thread: it must be
-        quick. For a request without records it is called before this returns. *since_s* is when the request came, by
-        the intake's clock: ``queue_wait_s`` runs from then.
+        *answer* gets what `submit` would return, or the error that it would raise, in the committer's thread: it must
+        be quick. For a request without records it is called before this returns. *since_s* is when the request came,
+        by the intake's clock: ``queue_wait_s`` runs from then.
 
         What can be said at once is raised here as `submit` raises it, and then *answer* is not called.
         """
         crashpoint.reach("intake.request")
-        waiting = self._encoded(request, self._clock() if since_s is None else since_s)
+        waiting = self._encoded(request, answer, self._clock() if since_s is None else since_s)
         crashpoint.reach("intake.encoded")
         selection = waiting.selection
         self._metrics.selected(selection)
         if selection.leaves:
-            waiting.expect(answer)
             self._queue(waiting)
         else:
             answer(_kept(selection, None))
 
-    def _encoded(self, request: OtlpRequest, since_s: float) -> _Waiting:
+    def _encoded(self, request: OtlpRequest, answer: Answer, since_s: float) -> _Waiting:
         """The records of *request*, made once there is room; their bytes are held until `_release`."""
         # Records are seldom smaller than what was sent; when they are known, they count instead.
         reserved = len(request.body)
@@ -242,7 +237,7 @@ class Intake:
             self._held_bytes += reserved
         held = 0
         try:
-            waiting = _Waiting(self._encode(request))
+            waiting = _Waiting(self._encode(request), answer)
             held = waiting.bytes
         finally:
             with self._state:

@@ -1,11 +1,12 @@
 """OTLP/gRPC: ``opentelemetry.proto.collector.trace.v1.TraceService/Export`` and ``grpc.health.v1``.
 
 A request's bytes go through untouched: no deserializer, because whoever encodes the records walks them anyway.
-Threads rather than asyncio: with the same work behind them they cost a sixth less CPU per span, measured on
-messages of 512 spans. No call keeps one while it waits, where the installed gRPC can do that. Messages over the limit are refused by gRPC itself, before and while they are decompressed.
+Threads rather than asyncio: with the same work behind them they cost a sixth less CPU per span, measured on messages
+of 512 spans. No call keeps one while it waits, where the installed gRPC can do that. Messages over the limit are
+refused by gRPC itself, before and while they are decompressed.
 
-Who calls is known from the headers, so a call that may not be made never gets a place among those that are worked on, and
-neither does one too many: both are answered at once. Health has threads of its own.
+Who calls is known from the headers, so a call that may not be made never gets a place among those that are worked on,
+and neither does one too many: both are answered at once. Health has threads of its own.
 """
 
 from __future__ import annotations

@@ -168,6 +168,9 @@ class Transaction:
     """The changes on one connection whose end is not known yet. For one thread at a time, as connections are."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
         self._frames = [_Frame()]
         self._undone = _Frame()
 
@@ -221,7 +224,7 @@ class Transaction:
         changes = self._undone.all()
         for frame in self._frames:
             changes += frame.all()
-        self.__init__()  # type: ignore[misc] # it begins anew
+        self._begin()
         for change in sorted(changes, key=lambda each: each.started_ns):
             end(change, outcome, reason)
 

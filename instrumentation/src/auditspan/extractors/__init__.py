@@ -26,7 +26,8 @@ It may have a function ``start()``, which is called once when Auditspan starts, 
 without an instrumentor, or one that tells what happens in it by itself. ``INSTRUMENTORS`` may be empty then.
 
 It may have ``TESTED``, by distribution the oldest and the newest version that it was tested with, both included:
-``{"myframework": ("1.2", "2.0")}``. With another the log says so once, and the extractor is used all the same.
+``{"myframework": ("1.2", "2.0")}``; ``("3", "3")`` is any 3. With another the log says so once, and the extractor is used
+all the same; a distribution that is not installed is passed over. All of ours have it.
 
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
@@ -43,8 +44,9 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from auditspan import attributes as names
 from auditspan import context
-from auditspan.context import OpenedSpan
+from auditspan.context import Actor, OpenedSpan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from auditspan.context import AuditedSpan, Source
 
 _log = logging.getLogger(__name__)
+
+ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)  # the framework says that it is nobody
 
 HOOK: Final = "_auditspan_hook"  # attribute of the hooks that have ours in them
 
@@ -208,6 +212,12 @@ def texts(values: object) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1024)
 def _in_order(values: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted({text(value) for value in values} - {""}))
+
+
+def is_authenticated(user: Any) -> bool:
+    """Whether *user* says so, by an attribute or (as older users do) a method; one that says nothing is, unless empty."""
+    said = getattr(user, "is_authenticated", bool(user))
+    return bool(said() if callable(said) else said)
 
 
 def held_roles(user: Any) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
@@ -21,19 +20,22 @@ from opentelemetry import trace
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     finish,
     first_text,
     guard,
     hash_session,
     held_roles,
     hold,
+    is_authenticated,
     own_state,
     scheme_word,
     text,
     warn_once,
 )
 from auditspan.extractors.sockets import session_facts
-from auditspan.facts import http_facts, http_status
+from auditspan.extractors.streams import CUT_SHORT, GONE, WITHOUT_BODY, ending
+from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -46,14 +48,11 @@ if TYPE_CHECKING:
     Handler = Callable[[Any], Awaitable[Any]]
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.aiohttp_server:AioHttpServerInstrumentor",)
+TESTED: Final = {"aiohttp": ("3", "3"), "aiohttp-security": ("0.5", "0.5"), "aiohttp-session": ("2", "2")}
 
 _MISSING: Final = object()
 _SESSION: Final = "aiohttp_session"  # aiohttp_session.SESSION_KEY, in the request
 _IDENTITIES: Final = ("username", "id", "user_id", "sub", "login", "email", "name")
-_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
-_WITHOUT_BODY: Final = frozenset({204, 304})
-_CUT_SHORT: Final = "the response was cut short"
-_GONE: Final = "the client disconnected"
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -107,9 +106,7 @@ class AiohttpSource:
             parameters=request.match_info,
             location=self.location,
         )
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short)
 
     def _session(self, route: str, status: int) -> Facts:
         socket, request = self.socket, self.request
@@ -123,9 +120,7 @@ class AiohttpSource:
             code=code,
             by_service=bool(self.closed_with),
         )
-        if self.cut_short and facts.outcome == names.SUCCESS:
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short)
 
     def header(self, name: str) -> list[str]:
         """The values of a request header."""
@@ -140,11 +135,8 @@ class AiohttpSource:
         return self.request.match_info.get(name)
 
     def _named(self, user: Any) -> Actor | None:
-        authenticated = getattr(user, "is_authenticated", bool(user))
-        if callable(authenticated):
-            authenticated = authenticated()
-        if not authenticated:
-            return _ANONYMOUS
+        if not is_authenticated(user):
+            return ANONYMOUS
         identity = first_text(user, _IDENTITIES) if not isinstance(user, (str, int)) else ""
         identity = identity or text(user)
         if not identity:
@@ -179,10 +171,10 @@ class AiohttpSource:
         if isinstance(error, asyncio.CancelledError):
             before = self.status or self.socket is not None
             self.cut_short = (
-                _GONE if gone else _CUT_SHORT if before else "cancelled before there was a response"
+                GONE if gone else CUT_SHORT if before else "cancelled before there was a response"
             )
         elif self.status or self.socket is not None:
-            self.cut_short = _GONE if gone or isinstance(error, ConnectionError) else _CUT_SHORT
+            self.cut_short = GONE if gone or isinstance(error, ConnectionError) else CUT_SHORT
         else:
             self.status = 504 if isinstance(error, asyncio.TimeoutError) else 500
         self.returned = True
@@ -218,7 +210,7 @@ class AiohttpSource:
             hasattr(body, "write")
             and getattr(body, "size", 0) is None
             and self.request.method != "HEAD"
-            and response.status not in _WITHOUT_BODY
+            and response.status not in WITHOUT_BODY
         )
 
 
@@ -231,7 +223,7 @@ class _Body:
     _ended = True  # as long as it is not made
 
     def __init__(self, source: AiohttpSource, body: Any) -> None:
-        self._source = source
+        self._tell = ending(source, source.span)
         self._body = weakref.ref(body)  # else neither of the two would go
         self._ended = not hold(source.span)
         body.write = self.write
@@ -242,18 +234,17 @@ class _Body:
         try:
             await type(body).write(body, writer)
         except BaseException as error:
-            self._end(_GONE if isinstance(error, (ConnectionError, asyncio.CancelledError)) else _CUT_SHORT)
+            self._end(GONE if isinstance(error, (ConnectionError, asyncio.CancelledError)) else CUT_SHORT)
             raise
         self._end("")
 
     def __del__(self) -> None:
-        self._end(_CUT_SHORT)
+        self._end(CUT_SHORT)
 
     def _end(self, cut_short: str) -> None:
         if not self._ended:
             self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._source.span)
+            self._tell(cut_short)
 
 
 def _ending(source: AiohttpSource, original: Any) -> Any:

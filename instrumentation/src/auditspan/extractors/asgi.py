@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     chain,
     first_text,
     held_roles,
+    is_authenticated,
     own_state,
     scheme_word,
     session_of,
@@ -22,7 +24,8 @@ from auditspan.extractors import (
     texts,
     warn_once,
 )
-from auditspan.facts import http_facts, http_status, match_path
+from auditspan.extractors.streams import CUT_SHORT, GONE
+from auditspan.facts import cut_short, http_facts, http_status, match_path
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -37,10 +40,10 @@ if TYPE_CHECKING:
 _FASTAPI: Final = "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor"
 _STARLETTE: Final = "opentelemetry.instrumentation.starlette:StarletteInstrumentor"
 INSTRUMENTORS: Final = (_FASTAPI, _STARLETTE)
+TESTED: Final = {"fastapi": ("0", "0"), "starlette": ("1", "1")}
 
 _SOURCE: Final = "auditspan"  # the scope's key for our source; ASGI lets middleware add keys
 _MISSING: Final = object()
-_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
 _IDENTITIES: Final = ("identity", "username", "id", "user_id", "sub", "display_name", "email", "name")
 _BODIES: Final = frozenset({"http.response.body", "http.response.pathsend"})
 
@@ -89,12 +92,9 @@ class AsgiSource:
         scope = self._scope
         user = scope.get("user", _MISSING)
         if user is _MISSING:
-            return _ANONYMOUS if self.denied else None
-        authenticated = getattr(user, "is_authenticated", bool(user))
-        if callable(authenticated):
-            authenticated = authenticated()
-        if not authenticated:
-            return _ANONYMOUS
+            return ANONYMOUS if self.denied else None
+        if not is_authenticated(user):
+            return ANONYMOUS
         identity = first_text(user, _IDENTITIES) or text(user)
         if not identity:
             return None
@@ -129,9 +129,7 @@ class AsgiSource:
         )
         if self.denied:
             return replace(facts, outcome=names.DENIED, reason=self.denied)
-        if facts.outcome in ("", names.SUCCESS) and (why := self._cut_short(span)):
-            return replace(facts, outcome=names.FAILURE, reason=why)
-        return facts
+        return cut_short(facts, self._cut_short(span))
 
     def _cut_short(self, span: ReadableSpan) -> str:
         """Why the request ended without a whole response; empty when it did not."""
@@ -141,9 +139,9 @@ class AsgiSource:
             return ""  # told not to make spans of messages, so it calls no hooks
         raised = [str((event.attributes or {}).get("exception.type", "")) for event in span.events]
         if self.gone or any(name.endswith("ClientDisconnect") for name in raised):
-            return "the client disconnected"
+            return GONE
         if self.status:
-            return "the response was cut short"
+            return CUT_SHORT
         return "" if raised else "cancelled before there was a response"
 
     def sends(self, message: MutableMapping[str, Any]) -> None:

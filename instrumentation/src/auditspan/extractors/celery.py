@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from auditspan.context import Actor
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.celery:CeleryInstrumentor",)
+TESTED: Final = {"celery": ("5", "5")}
 
 _MAX_RUNS: Final = 65_536  # a run whose end nobody tells must not stay for ever
 _LOST: Final = frozenset(

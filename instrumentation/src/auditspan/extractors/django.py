@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from auditspan import attributes as names
-from auditspan.extractors import chain, finish, guard, hold, own_state, text, warn_once
-from auditspan.extractors.django_streams import AsyncStream, PlainStream
+from auditspan.extractors import chain, guard, hold, own_state, text, warn_once
 from auditspan.extractors.django_users import actor_of
-from auditspan.facts import SAFE_METHODS, http_facts, http_status
+from auditspan.extractors.streams import WITHOUT_BODY, AsyncStream, PlainStream, ending
+from auditspan.facts import SAFE_METHODS, cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from auditspan.context import Actor, Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.django:DjangoInstrumentor",)
-TESTED: Final = {"django": ("4.2", "5.2")}
+TESTED: Final = {"django": ("4.2", "5.2"), "djangorestframework": ("3", "3")}
 
 SOURCE: Final = "_auditspan"  # attribute of Django's request
-_WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})
 _DENIED: Final = frozenset({401, 403})
 
 
@@ -111,10 +110,7 @@ class DjangoSource:
         if self.refused:
             reason = f"{facts.reason}: {self.refused}" if facts.reason else self.refused
             facts = replace(facts, outcome=names.DENIED, reason=reason)
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            outcome = names.UNKNOWN if self.unsure else names.FAILURE
-            return replace(facts, outcome=outcome, reason=self.cut_short)
-        return facts
+        return cut_short(facts, self.cut_short, names.UNKNOWN if self.unsure else names.FAILURE)
 
     def header(self, name: str) -> list[str]:
         """The values of a request header; Django joins several of one name by commas."""
@@ -208,22 +204,18 @@ def _code(response: Any) -> str:
 
 def _watch(span: Any, source: DjangoSource, request: Any, response: Any) -> None:
     """Let a streamed response be watched to its end: the span ends before its first piece is sent."""
-    if request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
+    if request.method == "HEAD" or response.status_code in WITHOUT_BODY:
         return
     if getattr(response, "file_to_stream", None) is not None and request.META.get("wsgi.file_wrapper"):
         return  # a file that the server sends by itself is as good as sent
 
-    def ended(cut_short: str) -> None:
-        source.cut_short = cut_short
-        guard(finish)(span)
-
     if not hold(span):
         return
-    length = response.headers.get("Content-Length", "")
+    said = response.headers.get("Content-Length", "")
+    length = int(said) if said.isdecimal() and int(said) else -1
     kind = AsyncStream if response.is_async else PlainStream
-    response.streaming_content = kind(
-        response.streaming_content, ended, int(length) if length.isdecimal() else 0
-    )
+    # Django closes the pieces itself, as well as ours.
+    response.streaming_content = kind(response.streaming_content, ending(source, span), lambda: length)
 
 
 def _hear_of_cancelled_requests() -> None:

@@ -10,12 +10,18 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from auditspan import attributes as names
 from auditspan.context import Actor
-from auditspan.extractors import first_text, hash_session, scheme_word, text, texts
+from auditspan.extractors import (
+    ANONYMOUS,
+    first_text,
+    hash_session,
+    is_authenticated,
+    scheme_word,
+    text,
+    texts,
+)
 
 _MISSING: Final = object()
-_ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
 _IDENTITIES: Final = ("username", "pk", "id", "user_id", "sub", "email")
 _CLAIMS: Final = ("roles", "groups", "scope", "scopes")
 _SESSIONS_OWN: Final = ("_cached_user", "_acached_user")  # django/contrib/auth/middleware.py
@@ -27,11 +33,8 @@ def actor_of(request: Any, logged_in: Any = None) -> Actor | None:
     user = _user_of(request)
     if user is _MISSING:
         return None
-    authenticated = getattr(user, "is_authenticated", bool(user))
-    if callable(authenticated):
-        authenticated = authenticated()
-    if not authenticated:
-        return _ANONYMOUS
+    if not is_authenticated(user):
+        return ANONYMOUS
     by_session = user is logged_in or any(user is vars(request).get(place) for place in _SESSIONS_OWN)
     return named(
         user,

@@ -7,40 +7,42 @@ so it is never read. A user object that nobody has loaded is not loaded for us: 
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
+    ANONYMOUS,
     chain,
-    finish,
     first_text,
     guard,
     held_roles,
     hold,
+    is_authenticated,
     own_state,
     scheme_word,
     session_of,
     text,
     warn_once,
 )
-from auditspan.facts import http_facts, http_status
+from auditspan.extractors.environ import EnvironSource
+from auditspan.extractors.streams import WITHOUT_BODY, PlainStream, ending
+from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
 
     from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",)
+TESTED: Final = {"flask": ("3", "3")}
 
 _SOURCE: Final = "auditspan.source"  # in the WSGI environment
 _SPAN: Final = "auditspan.span"
 _MISSING: Final = object()
-_WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})
 
 # Where each extension leaves the user it has verified, in Flask's g; the first that names somebody counts.
 _LOGIN_USER: Final = "_login_user"  # Flask-Login, flask_login/utils.py _get_user
@@ -58,7 +60,7 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
     return hooked, _hear_of_responses
 
 
-class FlaskSource:
+class FlaskSource(EnvironSource):
     """What one request's objects say; held directly, so that any thread may ask."""
 
     status = 0
@@ -67,6 +69,7 @@ class FlaskSource:
     cut_short = ""  # why the response did not come to its end
 
     def __init__(self, request: Any, g: Any) -> None:
+        super().__init__(request.environ)
         self.request = request
         self._g = g
 
@@ -80,14 +83,10 @@ class FlaskSource:
                 if actor.id != names.ANONYMOUS:
                     return actor
                 found.append(actor)
-        remote = text(self.request.environ.get("REMOTE_USER"))
+        remote = text(self.environ.get("REMOTE_USER"))
         if remote:
             return Actor(remote, auth_method=self._auth_method(default=""))
         return found[0] if found else None
-
-    def address(self) -> str:
-        """The other end of the connection, as the server tells it."""
-        return str(self.request.environ.get("REMOTE_ADDR") or "")
 
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, URL rule, view arguments and status."""
@@ -101,29 +100,15 @@ class FlaskSource:
             parameters=request.view_args or {},
             location=self.location,
         )
-        if self.cut_short and facts.outcome == names.SUCCESS:
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
-
-    def header(self, name: str) -> list[str]:
-        """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
-        value = self.request.environ.get("HTTP_" + name.upper().replace("-", "_"))
-        return [value] if isinstance(value, str) else []
-
-    def query(self) -> str:
-        """The URL's query as it was sent."""
-        return str(self.request.environ.get("QUERY_STRING", ""))
+        return cut_short(facts, self.cut_short)
 
     def parameter(self, name: str) -> object:
         """An argument of the view."""
         return (self.request.view_args or {}).get(name)
 
     def _named(self, user: Any) -> Actor | None:
-        authenticated = getattr(user, "is_authenticated", bool(user))
-        if callable(authenticated):
-            authenticated = authenticated()
-        if not authenticated:
-            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED)
+        if not is_authenticated(user):
+            return ANONYMOUS
         get_id = getattr(user, "get_id", None)
         identity = text(get_id()) if callable(get_id) else ""
         identity = (
@@ -139,7 +124,7 @@ class FlaskSource:
         )
 
     def _auth_method(self, *, default: str) -> str:
-        return scheme_word(self.request.environ.get("HTTP_AUTHORIZATION", "")) or default
+        return scheme_word(self.environ.get("HTTP_AUTHORIZATION", "")) or default
 
 
 def _request(span: Any, environ: dict[str, Any]) -> None:
@@ -193,66 +178,14 @@ def _finished(_: Any, response: Any, **__: Any) -> None:
     source, span = environ.get(_SOURCE), environ.get(_SPAN)
     if not isinstance(source, FlaskSource) or not response.is_streamed or response.direct_passthrough:
         return  # a file that the server sends by itself is as good as sent
-    if flask.request.method == "HEAD" or response.status_code in _WITHOUT_BODY:
+    if flask.request.method == "HEAD" or response.status_code in WITHOUT_BODY:
         return
-    stream = _Stream(response.response, span, source, response.content_length or 0)
+    length = response.content_length or -1
+    stream = PlainStream(response.response, ending(source, span), lambda: length, closes=True)
     if hold(span):
         response.response = stream
     else:
         stream.let_go()
-
-
-class _Stream:
-    """The pieces of a response; when they end, so does the request."""
-
-    _ended = True  # as long as it is not made
-
-    def __init__(self, pieces: Iterable[Any], span: Any, source: FlaskSource, length: int) -> None:
-        self._pieces, self._iterator = pieces, iter(pieces)
-        self._span, self._source = span, source
-        self._left = length or -1  # bytes; below 0 when nobody said how many
-        self._ended = False
-
-    def let_go(self) -> None:
-        """Tell nothing of its end."""
-        self._ended = True
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
-            self._end("")
-            raise
-        except BaseException as error:
-            self._end(f"the response was cut short by {type(error).__name__}")
-            raise
-        if self._left > 0:
-            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
-            self._left -= len(piece.encode() if isinstance(piece, str) else piece)
-            if self._left <= 0:
-                self._end("")
-        return piece
-
-    def close(self) -> None:
-        """The server is done with it, or has lost the client."""
-        try:
-            close = getattr(self._pieces, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._end("the response was cut short")
-
-    def __del__(self) -> None:
-        self._end("the response was cut short")
-
-    def _end(self, cut_short: str) -> None:
-        if not self._ended:
-            self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._span)
 
 
 _on_finished: Final = guard(_finished)  # one object, so that the signal knows it again

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SYNC: Final = "opentelemetry.instrumentation.grpc:GrpcInstrumentorServer"
 _AIO: Final = "opentelemetry.instrumentation.grpc:GrpcAioInstrumentorServer"
 INSTRUMENTORS: Final = (_SYNC, _AIO)
+TESTED: Final = {"grpcio": ("1", "1")}
 _CANCELLED: Final = 1  # https://grpc.io/docs/guides/status-codes/
 
 # grpc.server's and grpc.aio.server's parameters by position; the instrumentation looks at keywords only.

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 INSTRUMENTORS: Final[tuple[str, ...]] = ()  # its events are enough
+TESTED: Final = {"sqlalchemy": ("1.4", "2.1")}
 
 _KEPT: Final = "auditspan"  # key of a connection record's info
 _SLOT: Final = "_auditspan"  # attribute of a Connection
 _COUNT: Final = "_auditspan_rows"  # attribute of an execution's context
 _SAVEPOINTS: Final = frozenset({"savepoint", "release_savepoint", "rollback_to_savepoint"})
-_done: Final[set[str]] = set()
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -45,34 +45,25 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments
 
 
+@functools.cache
 def start() -> None:
     """Listen as soon as the application has imported SQLAlchemy. Again does nothing."""
-    if start.__name__ in _done:
-        return
-    _done.add(start.__name__)
     wrapt.register_post_import_hook(lambda module: _guarded(_listen, module), "sqlalchemy")
     wrapt.register_post_import_hook(lambda module: _guarded(_listen_to_sessions, module), "sqlalchemy.orm")
 
 
 def _guarded(step: Callable[[Any], None], module: Any) -> None:
-    if step.__name__ in _done:
-        return
-    _done.add(step.__name__)
     try:
         step(module)
     except Exception:  # noqa: BLE001 - inside the application's import
         _log.warning("Auditspan can't listen to SQLAlchemy; changes of data leave no record", exc_info=True)
 
 
-def _listen(sqlalchemy: Any) -> None:
+def _listen(_: Any) -> None:
     from sqlalchemy import event  # noqa: PLC0415 - only where SQLAlchemy is
     from sqlalchemy.engine import Connection, Engine  # noqa: PLC0415 - as above
     from sqlalchemy.pool import Pool  # noqa: PLC0415 - as above
 
-    if tuple(map(int, sqlalchemy.__version__.split(".")[:2])) not in {(1, 4), (2, 0), (2, 1)}:
-        _log.warning(
-            "Auditspan does not know SQLAlchemy %s; some changes may be missed", sqlalchemy.__version__
-        )
     for method, wrapped in (
         ("_commit_impl", _around),
         ("_commit_twophase_impl", _around),

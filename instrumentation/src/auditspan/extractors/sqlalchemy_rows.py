@@ -153,19 +153,19 @@ def complete(session: Any, changes: Iterable[Change]) -> None:
         if change.ended or change.statements != 1:
             continue
         if change.verb == "INSERT" and not all(row.key for row in change.known):
-            rows = [row for row, _ in _objects(session.new, change.table, wanted)]
+            rows = list(_objects(session.new, change.table, wanted))
             if len(rows) == min(change.rows, MAX_ROWS):
                 change.known = rows
         elif wanted and change.verb != "INSERT":
             there = session.dirty if change.verb == "UPDATE" else session.deleted
-            befores = {row.key: row.before for row, _ in _objects(there, change.table, wanted, change.known)}
+            befores = {row.key: row.before for row in _objects(there, change.table, wanted, change.known)}
             for row in change.known:
                 row.before = befores.get(row.key, {})
 
 
 def _objects(
     objects: Iterable[Any], table: str, wanted: tuple[str, ...], only: Iterable[Row] | None = None
-) -> Iterator[tuple[Row, Any]]:
+) -> Iterator[Row]:
     from sqlalchemy import inspect  # noqa: PLC0415 - only where SQLAlchemy is
     from sqlalchemy.orm.attributes import get_history  # noqa: PLC0415 - as above
     from sqlalchemy.orm.base import PASSIVE_NO_INITIALIZE  # noqa: PLC0415 - as above
@@ -190,7 +190,7 @@ def _objects(
                 row.before[name] = as_text(before[0])
             if after:
                 row.after[name] = as_text(after[0])
-        yield row, thing
+        yield row
         left -= 1
         if not left:
             return

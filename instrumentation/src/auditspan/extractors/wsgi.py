@@ -10,17 +10,14 @@ sees the environment, the response's start and each of its pieces.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import wrapt
 from opentelemetry import trace
 
-from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
-    finish,
+    ANONYMOUS,
     guard,
     hash_session,
     own_state,
@@ -30,7 +27,9 @@ from auditspan.extractors import (
     texts,
     warn_once,
 )
-from auditspan.facts import http_facts, http_status
+from auditspan.extractors.environ import EnvironSource
+from auditspan.extractors.streams import CUT_SHORT, PlainStream, ending
+from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ if TYPE_CHECKING:
     from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ()
+TESTED: Final = {"Beaker": ("1", "1"), "repoze.who": ("3", "3")}
 
 _IDENTITY: Final = "repoze.who.identity"
 _SESSION: Final = "beaker.session"
-_CUT_SHORT: Final = "the response was cut short"
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +69,7 @@ def _made(wrapped: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     wrapped(*args, **kwargs)
 
 
-class WsgiSource:
+class WsgiSource(EnvironSource):
     """What one request's environment says."""
 
     status = 0
@@ -78,18 +77,18 @@ class WsgiSource:
     cut_short = ""  # why the response did not come to its end
 
     def __init__(self, environ: dict[str, Any]) -> None:
-        self._environ = environ
+        super().__init__(environ)
         # Now: what dispatches to applications inside moves the border between the two.
         self._path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
 
     def actor(self) -> Actor | None:
         """The server's REMOTE_USER, or whom repoze.who has identified."""
-        environ = self._environ
+        environ = self.environ
         identity = environ.get(_IDENTITY) or {}
         remote = text(environ.get("REMOTE_USER"))
         name = remote or text(identity.get("repoze.who.userid"))
         if not name:
-            return Actor(names.ANONYMOUS, origin=names.UNVERIFIED) if _IDENTITY in environ else None
+            return ANONYMOUS if _IDENTITY in environ else None
         # With another name the groups would be somebody else's.
         same = text(identity.get("repoze.who.userid")) == name
         session = self._session()
@@ -101,36 +100,21 @@ class WsgiSource:
             auth_method=method or ("session" if session else ""),
         )
 
-    def address(self) -> str:
-        """The other end of the connection, as the server tells it."""
-        return str(self._environ.get("REMOTE_ADDR") or "")
-
     def facts(self, span: ReadableSpan) -> Facts:
         """From method, status, and the route when the application has put one on the span (``http.route``)."""
         attributes = attributes_of(span)
         facts = http_facts(
-            self._environ.get("REQUEST_METHOD", ""),
+            self.environ.get("REQUEST_METHOD", ""),
             str(attributes.get("http.route") or ""),
             self._path,
             status=self.status or http_status(attributes),
             location=self.location,
         )
-        if self.cut_short and facts.outcome in ("", names.SUCCESS):
-            return replace(facts, outcome=names.FAILURE, reason=self.cut_short)
-        return facts
-
-    def header(self, name: str) -> list[str]:
-        """The values of a request header; WSGI has several of one name as one, joined by commas (PEP 3333)."""
-        value = self._environ.get("HTTP_" + name.upper().replace("-", "_"))
-        return [value] if isinstance(value, str) else []
-
-    def query(self) -> str:
-        """The URL's query as it was sent."""
-        return str(self._environ.get("QUERY_STRING", ""))
+        return cut_short(facts, self.cut_short)
 
     def _session(self) -> str:
         """The hashed id of Beaker's session, when the request has loaded one; asking would load it."""
-        session = getattr(self._environ.get(_SESSION), "__dict__", {}).get("_sess")
+        session = getattr(self.environ.get(_SESSION), "__dict__", {}).get("_sess")
         return hash_session(getattr(session, "id", "")) if session else ""
 
 
@@ -157,10 +141,11 @@ class AuditedApplication:
 
         try:
             pieces = self._application(environ, start)
+            unread = "" if request.method == "HEAD" else CUT_SHORT
+            return PlainStream(pieces, request.ends, lambda: request.length, closes=True, unread=unread)
         except BaseException as error:
             request.raised(error)
             raise
-        return _Pieces(pieces, request)
 
 
 def _begun(environ: dict[str, Any]) -> _Request | None:
@@ -185,7 +170,7 @@ class _Request:
     def __init__(self, span: Any, state: OpenedSpan, source: WsgiSource, method: str) -> None:
         self._span, self._state, self._source = span, state, source
         self.method = method
-        self._ended = False
+        self.ends = ending(source, span)  # called when the last of it is about to be sent, or never will be
 
     def starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """The application has called ``start_response``, perhaps again, because of an error."""
@@ -205,50 +190,3 @@ class _Request:
         """*error* left the application before it had given its pieces to the server, which answers."""
         self._source.status = self._source.status if not isinstance(error, Exception) else 500
         self.ends(f"ended by {type(error).__name__}" if not isinstance(error, Exception) else "")
-
-    def ends(self, cut_short: str) -> None:
-        """The last of it is about to be sent, or never will be."""
-        if not self._ended:
-            self._ended = True
-            self._source.cut_short = cut_short
-            guard(finish)(self._span)
-
-
-class _Pieces(Iterator[bytes]):
-    """The pieces of a response; when they end, so does the request."""
-
-    def __init__(self, pieces: Iterable[bytes], request: _Request) -> None:
-        self._request = request
-        self._pieces = pieces
-        self._iterator = iter(pieces)
-        self._sent = 0
-
-    def __next__(self) -> bytes:
-        request = self._request
-        try:
-            piece = next(self._iterator)
-        except StopIteration:
-            request.ends("")
-            raise
-        except BaseException as error:
-            request.ends(f"{_CUT_SHORT} by {type(error).__name__}")
-            raise
-        self._sent += len(piece)
-        if 0 <= request.length <= self._sent:
-            # The client knows that the response is whole when it has these bytes, so it ends before they go out.
-            request.ends("")
-        return piece
-
-    def close(self) -> None:
-        """The server is done with it, or has lost the client."""
-        try:
-            close = getattr(self._pieces, "close", None)
-            if close is not None:
-                close()
-        finally:
-            self._request.ends("" if self._request.method == "HEAD" else _CUT_SHORT)
-
-    def __del__(self) -> None:
-        request = getattr(self, "_request", None)
-        if request is not None:
-            request.ends("" if request.method == "HEAD" else _CUT_SHORT)

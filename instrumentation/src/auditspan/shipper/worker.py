@@ -2,10 +2,11 @@
 
 Theory of operation. The doorbell of the spool wakes the thread; it lingers for a moment so that neighbours travel
 together, then sends what waits. What comes meanwhile rings again and is waited for again: a batch costs hundreds of
-microseconds whatever is in it, so under load one record after the other would take more than its request. Own records and those left over by dead processes take turns,
-so that neither a long backlog nor a busy service starves the other. A batch is acknowledged in the spool only
-after the collector's OK; whatever happens in between, the same records are sent again, and the collector knows
-them by their record id. So losing nothing needs no state here at all: this thread may die at any point.
+microseconds whatever is in it, so under load one record after the other would take more than its request. Own records
+and those left over by dead processes take turns, so that neither a long backlog nor a busy service starves the other.
+A batch is acknowledged in the spool only after the collector's OK; whatever happens in between, the same records are
+sent again, and the collector knows them by their record id. So losing nothing needs no state here at all: this thread
+may die at any point.
 
 A forked child begins with its first record: it starts a thread and a connection of its own, and closes its copy
 of the parent's.

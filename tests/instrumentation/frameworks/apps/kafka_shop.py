@@ -1,5 +1,6 @@
 """A service that publishes over HTTP in its caller's name, and one that works on what was published."""
 
+import functools
 import os
 import sys
 import threading
@@ -7,11 +8,11 @@ import threading
 import auditspan
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
-BROKER, COUNT = os.environ["BROKER"], int(os.environ.get("COUNT", "0"))
+BROKER = os.environ["BROKER"]
 
 
-def publish():
-    """Each message in the name that it begins with."""
+@functools.cache
+def gateway():
     import flask
 
     app = flask.Flask("gateway")
@@ -23,10 +24,15 @@ def publish():
         producer.send(topic, b"", f"{name} {what}".encode())
         return ""
 
-    client = app.test_client()
-    for line in sys.stdin.read().splitlines():
-        client.post(line)
-    producer.close()
+    return app.test_client(), producer
+
+
+def publish(*paths):
+    """Each message in the name that it begins with."""
+    client, producer = gateway()
+    for path in paths:
+        client.post(path)
+    producer.flush()
 
 
 def consumer(topic):
@@ -51,28 +57,28 @@ def work(message):
         thread.join()
 
 
-def loop(topic):
+def loop(topic, count):
     """All of them; the last one is followed by a break."""
     messages = consumer(topic)
     for number, message in enumerate(messages, 1):
         work(message)
-        if number == COUNT:
+        if number == int(count):
             break
     with auditspan.record("AFTERWARDS"):
         pass
     messages.close(autocommit=False)
 
 
-def one_by_one(topic):
+def one_by_one(topic, count):
     messages = consumer(topic)
-    for _ in range(COUNT):
+    for _ in range(int(count)):
         work(next(messages))
     messages.close(autocommit=False)
     with auditspan.record("AFTERWARDS"):
         pass
 
 
-def fail(topic):
+def fail(topic, _):
     messages = consumer(topic)
     try:
         next(messages)
@@ -86,10 +92,10 @@ def die(topic):
     next(consumer(topic))
 
 
-def interleave(topic):
+def interleave(topic, count):
     """Two consumers in one thread."""
     one, other = consumer(topic), consumer(topic)
-    for _ in range(COUNT):
+    for _ in range(int(count)):
         for messages in (one, other):
             message = next(messages)
             with auditspan.record("PACK", target_id=message.key.decode()):
@@ -100,7 +106,17 @@ def interleave(topic):
         pass
 
 
+def serve():
+    """Do what each line of the input says, and say when it is done; an exception is that line's alone."""
+    for line in sys.stdin:
+        todo, *arguments = line.split()
+        try:
+            globals()[todo](*arguments)
+        except ValueError as error:
+            print(f"raised {error!r}", flush=True)
+        else:
+            print("done", flush=True)
+
+
 if __name__ == "__main__":
-    todo = globals()[sys.argv[1]]
-    todo(*sys.argv[2:])
-    sys.stdout.flush()
+    globals()[sys.argv[1]](*sys.argv[2:])
