@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 
 import grpc
 import pytest
@@ -500,6 +501,35 @@ def test_calls_that_wait_for_their_commit_hold_no_thread():
             for answer in kept:
                 answer(Accepted(RECEIPT))
             assert [call.result() for call in waiting] == [b""] * 20
+    finally:
+        receiver.stop(0)
+
+
+def test_the_time_that_a_call_waited_for_a_place_counts_as_waited():
+    config = Config(grpc=GrpcConfig(listen="127.0.0.1:0", threads=1))
+    kept = []
+    receiver = GrpcReceiver(
+        config,
+        Senders(config),
+        Kept(),
+        Counting(),
+        offer=lambda _request, answer, since_s: kept.append((answer, time.monotonic() - since_s)),
+    )
+    receiver.start()
+    try:
+        with grpc.insecure_channel(f"127.0.0.1:{receiver.port}") as channel:
+            export = channel.unary_unary(f"/{SERVICE}/Export")
+            first = export.future(request_bytes(), timeout=30)
+            wait_until(lambda: kept)
+            second = export.future(request_bytes(), timeout=30)
+            wait_until(lambda: receiver._service._turns._taken == 2)
+            announced = time.monotonic()
+            wait_until(lambda: time.monotonic() - announced > 0.3)
+            kept[0][0](Accepted(RECEIPT))
+            wait_until(lambda: len(kept) == 2)
+            kept[1][0](Accepted(RECEIPT))
+            assert [first.result(), second.result()] == [b"", b""]
+            assert kept[1][1] >= 0.3
     finally:
         receiver.stop(0)
 

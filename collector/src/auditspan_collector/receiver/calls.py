@@ -66,7 +66,8 @@ def supported() -> bool:
 class Call:
     """A call of one message and one answer. One of `answer` and `refuse` is to be called, once, from any thread.
 
-    It began to wait for its message at *started_s*, which came at *arrived_s* (time.monotonic) with *body_bytes* bytes.
+    It was announced at *started_s*, had a place at *placed_s* and its message, *body_bytes* bytes, at *arrived_s*
+    (time.monotonic).
     """
 
     __slots__ = (
@@ -77,6 +78,7 @@ class Call:
         "arrived_s",
         "body_bytes",
         "context",
+        "placed_s",
         "sender",
         "started_s",
     )
@@ -89,7 +91,13 @@ class Call:
         self.sender = sender
         self._body: bytes | None = None
         self.body_bytes = 0
-        self.started_s = self.arrived_s = 0.0
+        self.started_s = time.monotonic()
+        self.placed_s = self.arrived_s = 0.0
+
+    @property
+    def waiting_since_s(self) -> float:
+        """When its wait began, less the time that its client took for the message."""
+        return self.arrived_s - (self.placed_s - self.started_s)
 
     def take(self) -> bytes | None:
         """The message, which is forgotten here; None when there is none."""
@@ -194,7 +202,7 @@ class Calls:
         self._begin(call)
 
     def _begin(self, call: Call) -> None:
-        call.started_s = time.monotonic()
+        call.placed_s = time.monotonic()
         self._turns.expect(call.context)
         try:
             there = call._receive(self._arrived)

@@ -213,7 +213,7 @@ class _TraceService(grpc.GenericRpcHandler):  # type: ignore[type-arg] # generic
             self._offer(
                 self._request(call.sender, body, call.context),
                 partial(self._answer_call, call),
-                since_s=call.arrived_s,
+                since_s=call.waiting_since_s,
             )
         except Exception as error:  # noqa: BLE001 - the process must survive any request; answers says which are faults
             self._answer_call(call, error)
