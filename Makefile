@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
-	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd native.h)
+	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd pairs.py pairs.pxd native.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults test-faults-services bench lint fuzz asan format proto clean
@@ -71,7 +71,7 @@ asan: $(STAMP) ## Run the tests and a short fuzz of the compiled walk under Addr
 	@rm -rf .asan
 	@cd collector && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
 		build --build-base ../.asan/build --build-lib ../.asan
-	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py tests/collector/codec/test_sealing.py tests/collector/codec/test_columnar.py
+	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py tests/collector/codec/test_sealing.py tests/collector/codec/test_columnar.py tests/collector/codec/test_pairs.py
 	@$(ASAN) $(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
 
 format: $(STAMP) ## Format the code and apply safe fixes

@@ -2,7 +2,7 @@
 
 `auditspan_collector.transcode` runs as it stands, too slowly to be used; compiled it is the way of OTLP/protobuf
 through the collector. Where there is no compiler the package installs without it and the readable path serves, and
-`auditspan_collector.sealing` runs as it stands, and `auditspan_collector.columnar` is not used. Set
+`auditspan_collector.sealing` and `pairs` run as they stand, and `auditspan_collector.columnar` is not used. Set
 AUDITSPAN_REQUIRE_COMPILED=1 where that would be a fault (images, CI): the build fails then. AUDITSPAN_SANITIZE=1 builds
 it with AddressSanitizer, for `make asan`.
 """
@@ -58,7 +58,7 @@ setup(
                 extra_compile_args=sanitize or _OPTIMIZE,
                 extra_link_args=sanitize[:1],
             )
-            for name in ("transcode", "sealing", "columnar")
+            for name in ("transcode", "sealing", "columnar", "pairs")
         ],
         force=bool(sanitize),
         # The types stand in the .pxd beside each; Python's own annotations are for readers and mypy. Indexes are never

@@ -51,6 +51,24 @@ static inline void auditspan_copy_short(unsigned char *to, ptrdiff_t at, const u
     }
 }
 
+/* 64 bits of the 16 at keys[at] and a secret: both halves of a product. */
+static inline unsigned long long auditspan_mix(const unsigned char *keys, ptrdiff_t at, unsigned long long first,
+                                               unsigned long long second)
+{
+    unsigned long long low, high;
+    unsigned __int128 product;
+    memcpy(&low, keys + at, 8);
+    memcpy(&high, keys + at + 8, 8);
+    product = (unsigned __int128)(low ^ first) * (high ^ second);
+    return (unsigned long long)product ^ (unsigned long long)(product >> 64);
+}
+
+static inline int auditspan_same_key(const unsigned char *one, ptrdiff_t at, const unsigned char *other,
+                                     ptrdiff_t begin)
+{
+    return memcmp(one + at, other + begin, 16) == 0;
+}
+
 /* Whether no byte of text[begin:end] has its high bit set. */
 static inline int auditspan_is_ascii(const unsigned char *text, ptrdiff_t begin, ptrdiff_t end)
 {

@@ -18,7 +18,7 @@ from auditspan_collector.record import OtlpRequest, Sender
 from integration.whole_line import request
 
 COLLECTOR = Path(__file__).parents[3] / "collector"
-EXTENSIONS = ("transcode", "sealing", "columnar")
+EXTENSIONS = ("transcode", "sealing", "columnar", "pairs")
 RECORD = "0199d1a5-7c3e-7a94-8d5f-3b2a1c4d5e6f"
 # Takes any arguments, writes them down, and makes the file that it was asked for.
 RECORDER = """#!{python} -S
@@ -29,7 +29,7 @@ pathlib.Path(sys.argv[sys.argv.index("-o") + 1]).touch()
 """
 ENCODE = """
 import sys
-from auditspan_collector import columnar, sealing, service, transcode
+from auditspan_collector import columnar, pairs, sealing, service, transcode
 from auditspan_collector.ledger.log import LedgerState, append
 from auditspan_collector.pipeline.encode import encoder
 from auditspan_collector.processor.enrich import Limits
@@ -37,7 +37,7 @@ from auditspan_collector.record import OtlpRequest, Sender
 sender = Sender("test", tenant="default", services=None, instrumented=True)
 selection = encoder(Limits())(OtlpRequest(sys.stdin.buffer.read(), "protobuf", sender, "127.0.0.1", 1))
 batch, _ = append(LedgerState("a stream"), [selection.leaves])
-print(transcode.__file__, sealing.__file__, columnar.__file__, transcode.COMPILED, batch.rows.hex(), batch.root.hex())
+print(transcode.__file__, sealing.__file__, columnar.__file__, pairs.__file__, transcode.COMPILED, batch.rows.hex(), batch.root.hex())
 """
 
 

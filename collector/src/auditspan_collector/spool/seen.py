@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from auditspan_collector.pairs import KEY_BYTES
 from auditspan_collector.sealing import pieces
 from auditspan_collector.spool.sequences import Sequences
 from auditspan_collector.spool.verdict import Verdict
-from auditspan_collector.spool.window import KEY_BYTES, Window
+from auditspan_collector.spool.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -92,7 +93,7 @@ class SeenDraft:
         numbers = block.numbers
         if self._sequences is None or not any(numbers):
             keys = block.identities if any(numbers) else block.keys
-            return self._window.remember_new(pieces(keys, KEY_BYTES), pieces(block.identities, KEY_BYTES))
+            return self._window.remember_new(keys, block.identities)
         key = block.keys[:KEY_BYTES]
         if not all(numbers) or block.keys != key * len(block):
             return False
