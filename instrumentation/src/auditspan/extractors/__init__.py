@@ -1,5 +1,8 @@
 """How Auditspan learns from a framework who acts and what they do; the plugin interface ``auditspan_extractor``.
 
+What stands in ``__all__`` is the whole of it: an extractor needs no other module of ours, and these names keep their
+meaning within a major version. docs/frameworks/plugin.md is the guide, examples/falcon_extractor a package to start from.
+
 An extractor is a module, registered as an entry point of the group ``auditspan_extractor``::
 
     [project.entry-points.auditspan_extractor]
@@ -17,7 +20,7 @@ as second value of a pair, which is called when the instrumentor is done::
         return {**arguments, "request_hook": chain(arguments.get("request_hook"), _begin)}
 
     def _begin(span, request):
-        begin(span, AcmeSource(request))      # AcmeSource is an auditspan.context.Source
+        begin(span, AcmeSource(request))      # AcmeSource is a Source
 
     def _end(span, request, response):        # while the span is open, authentication behind us
         respond(span)
@@ -43,15 +46,42 @@ import types
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from auditspan import attributes as names
 from auditspan import context
-from auditspan.context import OpenedSpan
+from auditspan.context import Actor, Facts, OpenedSpan, Source
+from auditspan.facts import grpc_facts, http_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from auditspan.context import AuditedSpan, Source
+    from auditspan.context import AuditedSpan
+
+__all__ = [
+    "ANONYMOUS",
+    "Actor",
+    "Extractor",
+    "Facts",
+    "Source",
+    "begin",
+    "chain",
+    "finish",
+    "first_text",
+    "grpc_facts",
+    "guard",
+    "hash_session",
+    "held_roles",
+    "hold",
+    "http_facts",
+    "respond",
+    "scheme_word",
+    "session_of",
+    "text",
+    "texts",
+]
 
 _log = logging.getLogger(__name__)
+
+ANONYMOUS: Final = Actor(names.ANONYMOUS, origin=names.UNVERIFIED)  # the framework says that it is nobody
 
 HOOK: Final = "_auditspan_hook"  # attribute of the hooks that have ours in them
 
