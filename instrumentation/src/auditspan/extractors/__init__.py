@@ -34,6 +34,8 @@ It may have ``TESTED``, by distribution the oldest and the newest version that i
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
 arguments it was given.
+
+Those of this distribution also say in ``FRAMEWORKS`` what they give, for the README's table (``auditspan.extractors.table``).
 """
 
 from __future__ import annotations

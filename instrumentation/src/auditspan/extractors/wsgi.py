@@ -252,3 +252,13 @@ class _Pieces(Iterator[bytes]):
         request = getattr(self, "_request", None)
         if request is not None:
             request.ends("" if request.method == "HEAD" else _CUT_SHORT)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "plain WSGI": {
+        "page": "wsgi",
+        "distribution": "",
+        "gives": "actor roles method session streams upstream",
+    },
+}
