@@ -25,7 +25,7 @@ REFUND = {"action": "REFUND", "target.type": "orders", "target.id": "7"}
 LATER = ("POST", "/orders/8/refund")
 
 
-def run(*command: str, cwd: Path, **environment: str) -> None:
+def run(*command: str, cwd: Path, **environment: str) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
@@ -35,6 +35,7 @@ def run(*command: str, cwd: Path, **environment: str) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,12 @@ def test_without_the_plug_in_nobody_says_who_acts(tmp_path):
         assert (record["actor.id"], record["action"], record["outcome"]) == ("unknown", "REFUND", "success")
     finally:
         service.stop()
+
+
+def test_the_doctor_says_that_it_is_in_use(installed, tmp_path):
+    environment = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "", "PYTHONPATH": str(installed)}
+    said = run(str(services.BIN / "auditspan-doctor"), "--offline", cwd=tmp_path, **environment)
+    assert re.search(r"^ *falcon \S+ +falcon +active +auditspan_falcon$", said, re.MULTILINE)
 
 
 def test_the_plug_in_s_own_tests_pass(installed, tmp_path):
