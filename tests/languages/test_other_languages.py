@@ -12,12 +12,15 @@ import pytest
 from collector.service.otlp_peer import wait_until
 from integration.whole_line import WholeLine, request
 from languages.services_of_others import EXAMPLES, TOKENS, Service, built, to_run
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 GUIDE = (Path(__file__).parents[2] / "docs/other-languages.md").read_text()
 SENDERS = f"""
   senders:
     - {{name: stock, token: {TOKENS["stock"]}, services: ["orders*"]}}
     - {{name: trusted, token: {TOKENS["trusted"]}, services: ["orders*"], instrumented: true}}
+{re.search(r"^tagging:.*?(?=^```)", GUIDE, re.MULTILINE | re.DOTALL)[0]}
 telemetry:"""
 COLUMNS = (
     "service_name", "actor_id", "actor_type", "arraySort(actor_roles)", "actor_auth_method", "actor_origin",
@@ -116,19 +119,32 @@ def test_what_a_stopped_service_had_not_sent_yet_arrives(line, program):
     assert record(line, trace_id)["target_id"] == "10"
 
 
+@pytest.mark.timeout(900)
+def test_a_rule_makes_a_record_of_what_says_nothing(line, service):
+    trace_id = secrets.token_hex(16)
+    assert service.call("DELETE", "/orders/7", trace_id, "alice") in {404, 405}
+    found = record(line, trace_id)
+    expected = {"action": "DELETE", "outcome": "failure", "actor_id": "unknown", "actor_origin": "unverified"}
+    assert {name: found[name] for name in expected} == expected
+
+
 # -- what the collector does, whoever sends
 
 
 def send(line, token: str, **attributes: str) -> str:
     record_id = str(uuid.uuid4())
+    post(line, token, request([record_id], **attributes))
+    return uuid.UUID(record_id).hex
+
+
+def post(line, token: str, body: bytes) -> None:
     answer = httpx.post(
         f"http://127.0.0.1:{line.http}/v1/traces",
-        content=request([record_id], **attributes),
+        content=body,
         headers={"content-type": "application/x-protobuf", "authorization": f"Bearer {token}"},
         trust_env=False,
     )
     assert answer.status_code == 200, answer.text
-    return uuid.UUID(record_id).hex
 
 
 @pytest.mark.parametrize(
@@ -168,15 +184,35 @@ def line_value(line, column: str, trace_id: str) -> object:
 
 def test_an_alias_alone_makes_no_record(line):
     body = request([record_id := str(uuid.uuid4())]).replace(b"audit.", b"other.")
-    answer = httpx.post(
-        f"http://127.0.0.1:{line.http}/v1/traces",
-        content=body,
-        headers={"content-type": "application/x-protobuf", "authorization": f"Bearer {TOKENS['stock']}"},
-        trust_env=False,
-    )
-    assert answer.status_code == 200
+    post(line, TOKENS["stock"], body)
     record(line, send(line, TOKENS["stock"]))
     assert records(line, uuid.UUID(record_id).hex) == []
+
+
+def test_a_service_that_nobody_can_change_is_read_by_the_rules_of_the_page(line):
+    message = ExportTraceServiceRequest.FromString(request([str(uuid.uuid4())]))
+    (group,) = message.resource_spans
+    group.resource.attributes[0].value.string_value = "orders-legacy-2"
+    (span,) = group.scope_spans[0].spans
+    span.name, span.kind = "POST /invoices", Span.SPAN_KIND_SERVER
+    del span.attributes[:]
+    told = {"http.request.method": "POST", "invoice.number": "88", "app.login": "carol"}
+    for key, value in told.items():
+        span.attributes.add(key=key).value.string_value = value
+    span.attributes.add(key="http.response.status_code").value.int_value = 201
+    post(line, TOKENS["trusted"], message.SerializeToString())
+    found = record(line, span.trace_id.hex())
+    expected = {
+        "service_name": "orders-legacy-2",
+        "actor_id": "carol",
+        "actor_origin": "unverified",
+        "action": "CREATE",
+        "outcome": "success",
+        "target_type": "invoices",
+        "target_id": "88",
+    }
+    assert {name: found[name] for name in expected} == expected
+    assert line_value(line, "attributes['auditspan.tagged']", span.trace_id.hex()) == "invoices"
 
 
 # -- the page
