@@ -79,6 +79,7 @@ def test_what_has_no_column_is_an_error(gives):
 def test_an_extractor_of_ours_that_says_nothing_is_an_error():
     with pytest.raises(ValueError, match="silent has no FRAMEWORKS"):
         table.rows_of(types.SimpleNamespace(__name__="silent"))
+    assert table.rows_of(types.SimpleNamespace(__name__="inside", FRAMEWORKS={})) == []
 
 
 def test_a_page_without_the_marks_is_an_error():

@@ -4,7 +4,8 @@
 
 Each extractor of ours has ``FRAMEWORKS``: by framework, as its users call it, its page in docs/frameworks, the distribution
 whose versions in ``TESTED`` it was tried with (empty where there is none), and the features that it gives, words of
-``REQUESTS`` or of ``CHANGES``. Nothing at run time reads them. The table stands between two marks in the page.
+``REQUESTS`` or of ``CHANGES``. Nothing at run time reads them. One that works inside others' frameworks has none: ``{}``. The
+table stands between two marks in the page.
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ def rows() -> list[Row]:
 def rows_of(extractor: Any) -> list[Row]:
     """What *extractor* says. Raises ValueError when it says nothing, or something that no table has a column for."""
     name = extractor.__name__
-    declared: Mapping[str, Mapping[str, str]] = getattr(extractor, "FRAMEWORKS", {})
-    if not declared:
+    declared: Mapping[str, Mapping[str, str]] | None = getattr(extractor, "FRAMEWORKS", None)
+    if declared is None:
         raise ValueError(f"{name} has no FRAMEWORKS; auditspan.extractors.table says what it is")
     found = []
     for framework, said in declared.items():
