@@ -184,6 +184,8 @@ def environment_of(spool: Path, changes: dict[str, str] | None = None) -> dict[s
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_AUDITSPAN_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens: records stay on disk
         "OTEL_AUDITSPAN_SPOOL_DIR": str(spool),
+        # Only the plug-in's test has services of it, and each start would import it.
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "falcon",
         "PYTHONUNBUFFERED": "1",
     }
     return clean | {name: text for name, text in (known | (changes or {})).items() if text}

@@ -115,7 +115,7 @@ class Service:
             metrics.watch(spool, drain, folder=folder, capacity_bytes=own.capacity_bytes)
             intake = Intake(
                 spool,
-                encoder(config.limits),
+                encoder(config.limits, config.tagging.rules),
                 config=config.intake,
                 metrics=self._health.watching(metrics),
             )

@@ -13,11 +13,13 @@ from pathlib import Path
 import auditspan
 import flask
 import pytest
-from auditspan.testing import Record, capture
+from auditspan.testing import Record, capture, instrumented
 from auditspan.testing.records import FIELDS
 from fastapi import FastAPI, HTTPException
 from fastapi.testclient import TestClient
 from opentelemetry import trace
+from opentelemetry.instrumentation.flask import FlaskInstrumentor
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
 from starlette.applications import Starlette
 from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
@@ -321,6 +323,43 @@ def test_a_field_that_there_is_not_is_an_error():
         pytest.raises(TypeError, match="a record has no field user; it has action, actor"),
     ):
         records.expect_none(user="alice")
+
+
+# --- whole frameworks ---------------------------------------------------------------------------------------------
+
+
+def test_an_instrumentor_has_our_hooks_and_the_application_s_own_while_the_block_runs():
+    before, heard = flask.Flask, []
+    with (
+        instrumented(FlaskInstrumentor(), response_hook=lambda *_: heard.append("theirs")),
+        capture() as records,
+    ):
+        app = flask.Flask("shop")
+        app.before_request(lambda: setattr(flask.g, "user", "alice"))
+        app.add_url_rule("/orders", view_func=lambda: "made", methods=["POST"])
+        app.test_client().post("/orders")
+        with instrumented(FlaskInstrumentor()):  # which runs already
+            app.test_client().post("/orders")
+        app.test_client().post("/orders")
+    records.expect(action="CREATE", actor="alice", count=3)
+    assert heard == ["theirs"] * 3
+    assert flask.Flask is before
+
+
+class Lonely(BaseInstrumentor):
+    def instrumentation_dependencies(self):
+        return ["a-framework-that-is-not-here >= 1"]
+
+    def _instrument(self, **kwargs):
+        raise AssertionError
+
+    def _uninstrument(self, **kwargs):
+        raise AssertionError
+
+
+def test_an_instrumentor_that_does_not_start_is_an_error():
+    with pytest.raises(RuntimeError, match="Lonely did not start"), instrumented(Lonely()):
+        raise AssertionError
 
 
 # --- the page ----------------------------------------------------------------------------------------------------

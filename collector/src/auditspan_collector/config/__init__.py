@@ -22,6 +22,7 @@ from auditspan_collector.errors import ConfigError
 from auditspan_collector.pipeline.drain import Config as DrainConfig
 from auditspan_collector.pipeline.intake import Config as IntakeConfig
 from auditspan_collector.processor.enrich import Limits
+from auditspan_collector.processor.tagging import Config as TaggingConfig
 from auditspan_collector.receiver.config import Address
 from auditspan_collector.receiver.listening import tls_context
 
@@ -86,6 +87,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     collector: CollectorConfig = msgspec.field(default_factory=CollectorConfig)
     receiver: receiver.Config = msgspec.field(default_factory=receiver.Config)
     limits: Limits = msgspec.field(default_factory=Limits)
+    tagging: TaggingConfig = msgspec.field(default_factory=TaggingConfig)
     intake: IntakeConfig = msgspec.field(default_factory=IntakeConfig)
     spool: spool.Config = msgspec.field(default_factory=spool.Config)
     drain: DrainConfig = msgspec.field(default_factory=DrainConfig)

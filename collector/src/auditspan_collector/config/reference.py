@@ -72,6 +72,8 @@ def _default(field: inspect.Field, path: str) -> str:  # noqa: PLR0911 - one a k
         return f"`{str(value).lower()}`"
     if isinstance(value, int) and field.encode_name.endswith("_bytes"):
         return f"`{size(value)}`"
+    if isinstance(value, tuple):
+        return ", ".join(f"`{each}`" for each in value)
     if isinstance(value, int | float):
         return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
     return f"`{value}`"

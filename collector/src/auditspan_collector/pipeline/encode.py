@@ -14,34 +14,60 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from auditspan_collector import decode
 from auditspan_collector.decode.wire import MIN_BYTES_A_MESSAGE, MIN_MESSAGES
 from auditspan_collector.errors import AuditspanError
 from auditspan_collector.pipeline import readable
 from auditspan_collector.pipeline.heads import Heads
 from auditspan_collector.processor import enrich
 from auditspan_collector.processor.select import check_service
+from auditspan_collector.processor.tagging import Tagger
 from auditspan_collector.record import Leaves, Selection, sequence_key
 from auditspan_collector.schema import FILLED_FROM, LEAF_VERSION, received_column
 from auditspan_collector.transcode import COMPILED, Plan, Transcoder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from auditspan_collector.processor.enrich import Limits
+    from auditspan_collector.processor.tagging import Rule
     from auditspan_collector.record import Leaf, OtlpRequest
     from auditspan_collector.transcode import Transcoded
 
 _IDLE: Final = 8  # transcoders kept; a walk holds the GIL, so that few are in use at once
 
 
-def encoder(limits: Limits) -> Callable[[OtlpRequest], Selection]:
+def encoder(limits: Limits, rules: Sequence[Rule] = ()) -> Callable[[OtlpRequest], Selection]:
     """What turns a request into its leaves under *limits*; to be called from any thread. Raises as `readable.encode`.
 
-    Interpreted, the walk takes longer than the readable path, so it is used only where it is compiled.
+    Interpreted, the walk takes longer than the readable path, so it is used only where it is compiled. *rules* make
+    records of spans that say nothing themselves; without them nothing looks for any.
     """
-    if COMPILED:
-        return Encoder(limits)
-    return lambda request: readable.encode(request, limits)
+    plain = Encoder(limits) if COMPILED else partial(readable.encode, limits=limits)
+    return partial(_with_rules, plain, limits, Tagger(rules)) if rules else plain
+
+
+def _with_rules(
+    plain: Callable[[OtlpRequest], Selection], limits: Limits, tagger: Tagger, request: OtlpRequest
+) -> Selection:
+    """The selection of *request*, and behind it that of the spans that *tagger* makes records of."""
+    selection = plain(request)
+    if request.encoding == "protobuf" and not tagger.may_fit(request.body):
+        return selection
+    found = decode.find(request.body, request.encoding, "", spans_limit=limits.spans_per_request)
+    body = tagger.tagged(found.spans)
+    if not body:
+        return selection
+    # A request of its own: what is judged and counted of the one that was sent stays as it is.
+    tagged = plain(replace(request, body=body, encoding="protobuf"))
+    return Selection(
+        leaves=Leaves.of([*selection.leaves, *tagged.leaves]),
+        spans=selection.spans,
+        tagged=selection.tagged + tagged.tagged,
+        copies=selection.copies,
+        invalid=selection.invalid + tagged.invalid,
+        problems=(*selection.problems, *tagged.problems)[: readable.PROBLEMS_NAMED],
+    )
 
 
 def plan_of(limits: Limits, heads: Heads) -> Plan:

@@ -1,5 +1,8 @@
 """How Auditspan learns from a framework who acts and what they do; the plugin interface ``auditspan_extractor``.
 
+What stands in ``__all__`` is the whole of it: an extractor needs no other module of ours, and these names keep their
+meaning within a major version. docs/frameworks/plugin.md is the guide, examples/falcon_extractor a package to start from.
+
 An extractor is a module, registered as an entry point of the group ``auditspan_extractor``::
 
     [project.entry-points.auditspan_extractor]
@@ -17,7 +20,7 @@ as second value of a pair, which is called when the instrumentor is done::
         return {**arguments, "request_hook": chain(arguments.get("request_hook"), _begin)}
 
     def _begin(span, request):
-        begin(span, AcmeSource(request))      # AcmeSource is an auditspan.context.Source
+        begin(span, AcmeSource(request))      # AcmeSource is a Source
 
     def _end(span, request, response):        # while the span is open, authentication behind us
         respond(span)
@@ -32,6 +35,8 @@ all the same; a distribution that is not installed is passed over. All of ours h
 The module must import without its framework: all extractors are loaded at start, only those are used whose
 framework is there. Exceptions out of an extractor are caught and logged once; the instrumentor then goes on with the
 arguments it was given.
+
+Those of this distribution also say in ``FRAMEWORKS`` what they give, for the README's table (``auditspan.extractors.table``).
 """
 
 from __future__ import annotations
@@ -46,12 +51,36 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from auditspan import attributes as names
 from auditspan import context
-from auditspan.context import Actor, OpenedSpan
+from auditspan.context import Actor, Facts, OpenedSpan, Source
+from auditspan.facts import grpc_facts, http_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from auditspan.context import AuditedSpan, Source
+    from auditspan.context import AuditedSpan
+
+__all__ = [
+    "ANONYMOUS",
+    "Actor",
+    "Extractor",
+    "Facts",
+    "Source",
+    "begin",
+    "chain",
+    "finish",
+    "first_text",
+    "grpc_facts",
+    "guard",
+    "hash_session",
+    "held_roles",
+    "hold",
+    "http_facts",
+    "respond",
+    "scheme_word",
+    "session_of",
+    "text",
+    "texts",
+]
 
 _log = logging.getLogger(__name__)
 

@@ -400,3 +400,13 @@ def _hear_of_security(module: Any) -> None:
         return asked(wrapped, args[0] if args else kwargs["request"])
 
     wrapt.wrap_function_wrapper(module, "authorized_userid", authorized_userid)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "aiohttp's server": {
+        "page": "aiohttp",
+        "distribution": "aiohttp",
+        "gives": "actor roles method session streams WebSockets upstream",
+    },
+}

@@ -310,3 +310,18 @@ def _keep_outermost() -> None:
 
     Starlette.build_middleware_stack = build  # type: ignore[method-assign]
     Starlette._auditspan = True  # type: ignore[attr-defined]  # noqa: SLF001 - our own mark
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "FastAPI": {
+        "page": "fastapi",
+        "distribution": "fastapi",
+        "gives": "actor roles method session streams WebSockets upstream",
+    },
+    "Starlette": {
+        "page": "fastapi",
+        "distribution": "starlette",
+        "gives": "actor roles method session streams WebSockets upstream",
+    },
+}

@@ -206,3 +206,9 @@ def _lost(task_id: str, reason: str, request: Any) -> None:
         if begin(span, source) is not None:
             span.set_attribute("messaging.message.id", task_id)
             respond(span)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "Celery": {"page": "celery", "distribution": "celery", "gives": "upstream"},
+}

@@ -358,3 +358,18 @@ def _closing(pattern: str, start: int) -> int:
                 return position
         position += 1
     return len(pattern)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "Django": {
+        "page": "django",
+        "distribution": "django",
+        "gives": "actor roles method session sign-in streams upstream",
+    },
+    "Django REST framework": {
+        "page": "django",
+        "distribution": "djangorestframework",
+        "gives": "actor roles method session streams upstream",
+    },
+}

@@ -189,3 +189,13 @@ def _finished(_: Any, response: Any, **__: Any) -> None:
 
 
 _on_finished: Final = guard(_finished)  # one object, so that the signal knows it again
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "Flask": {
+        "page": "flask",
+        "distribution": "flask",
+        "gives": "actor roles method session streams upstream",
+    },
+}

@@ -143,3 +143,9 @@ class GrpcSource:
     def _details(self) -> str:
         details = self._context.details()
         return text(details.decode("utf-8", "replace") if isinstance(details, bytes) else details)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "gRPC servers": {"page": "grpc", "distribution": "grpcio", "gives": "actor method streams upstream"},
+}

@@ -210,3 +210,9 @@ def _end(consumer: Any, outcome: str, reason: str = "") -> None:
 def _end_all() -> None:
     for consumer in list(_at_work):
         _end(consumer, names.UNKNOWN, "the process ended")
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "kafka-python's consumers": {"page": "kafka", "distribution": "kafka-python", "gives": "upstream"},
+}

@@ -341,3 +341,13 @@ def _leave(record: Any, reason: str) -> None:
         tx.leave(transaction, reason)  # the garbage collector's work
     else:
         transaction.settle(names.FAILURE, reason)
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "SQLAlchemy": {
+        "page": "sqlalchemy",
+        "distribution": "sqlalchemy",
+        "gives": "transactions rows keys values",
+    },
+}

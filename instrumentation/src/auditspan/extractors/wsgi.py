@@ -190,3 +190,13 @@ class _Request:
         """*error* left the application before it had given its pieces to the server, which answers."""
         self._source.status = self._source.status if not isinstance(error, Exception) else 500
         self.ends(f"ended by {type(error).__name__}" if not isinstance(error, Exception) else "")
+
+
+# For the README's table (auditspan.extractors.table); nothing at run time reads it.
+FRAMEWORKS: Final = {
+    "plain WSGI": {
+        "page": "wsgi",
+        "distribution": "",
+        "gives": "actor roles method session streams upstream",
+    },
+}

@@ -9,7 +9,8 @@ record has been through the extractor, the processor and the encoder that run in
 bytes that the collector would get.
 """
 
+from auditspan.testing.applications import instrumented
 from auditspan.testing.capture import capture
 from auditspan.testing.records import Record, Records
 
-__all__ = ["Record", "Records", "capture"]
+__all__ = ["Record", "Records", "capture", "instrumented"]

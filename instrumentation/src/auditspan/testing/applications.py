@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any, Final
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined] # has no types
 
 from auditspan.bootstrap import hooks, installed_extractors, start_extractors
 
@@ -35,6 +38,31 @@ def audit(app: Any) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def instrumented(instrumentor: Any, **arguments: Any) -> Iterator[None]:
+    """Let the OpenTelemetry *instrumentor* instrument with the hooks of every extractor that knows it, in this block.
+
+    For frameworks whose applications ``capture`` does not take: make the application inside. *arguments* are the
+    instrumentor's own. One that runs already stays as it is. Raises RuntimeError when it does not start.
+    """
+    if instrumentor.is_instrumented_by_opentelemetry:
+        yield
+        return
+    kind = type(instrumentor)
+    arguments, afterwards = hooks(f"{kind.__module__}:{kind.__name__}", arguments, _extractors())
+    # The method itself: under opentelemetry-instrument it would add the hooks once more.
+    inspect.unwrap(BaseInstrumentor.instrument)(instrumentor, **arguments)
+    if not instrumentor.is_instrumented_by_opentelemetry:
+        raise RuntimeError(
+            f"{kind.__name__} did not start; is its framework installed, in a version that it takes?"
+        )
+    afterwards()
+    try:
+        yield
+    finally:
+        instrumentor.uninstrument()
+
+
 @functools.lru_cache(maxsize=1)
 def _extractors() -> list[Extractor]:
     """All of them, started: what needs no instrumentor stays, and without a capture does nothing."""
@@ -53,8 +81,8 @@ def _way(app: Any) -> Callable[[Any], contextlib.AbstractContextManager[None]]:
         if any(kind.__module__ == module and kind.__name__ == name for kind in type(app).__mro__):
             return way
     raise TypeError(
-        f"{app!r} is no FastAPI, Starlette or Flask application. Others are audited when their OpenTelemetry "
-        "instrumentation runs; start it before, without the application as an argument here."
+        f"{app!r} is no FastAPI, Starlette or Flask application. Others are audited when they are made while their "
+        "OpenTelemetry instrumentation runs: `with instrumented(...):`, without the application as an argument here."
     )
 
 
