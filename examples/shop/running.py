@@ -6,11 +6,13 @@ them in order; and so that whatever a process left behind can be ended with it.
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import socket
 import subprocess
 import time
+import urllib.request
 from contextlib import suppress
 from typing import TYPE_CHECKING, Self
 
@@ -43,8 +45,19 @@ def accepts_connections(address: str) -> bool:
     return True
 
 
+def answers(url: str) -> bool:
+    """Whether a GET of *url* gets 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return bool(response.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
 class Processes:
-    """The processes that were started; leaving the ``with`` block stops them, the last first."""
+    """The processes that were started. Leaving the ``with`` block stops all but the first, and then that one, on which
+    the others lean.
+    """
 
     def __init__(self, logs: Path) -> None:
         self._logs = logs
@@ -62,6 +75,39 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def run(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        given: str,
+        limit_s: float,
+    ) -> None:
+        """Run *command* to its end, *given* on its standard input. Raises Failed when it fails or *limit_s* is over."""
+        with self.log(name).open("wb") as log:
+            try:
+                status = subprocess.run(
+                    command,
+                    env=environment,
+                    cwd=folder,
+                    input=given.encode(),
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    timeout=limit_s,
+                    check=False,
+                    start_new_session=True,
+                ).returncode
+            except subprocess.TimeoutExpired:
+                raise Failed(f"{name} did not end within {limit_s:.0f} s\n{self.tail(name)}") from None
+        if status:
+            raise Failed(f"{name} ended with status {status}\n{self.tail(name)}")
+
+    def said(self, name: str, text: str) -> bool:
+        """Whether *text* is in the output of *name*."""
+        return text in self.log(name).read_text(encoding="utf-8", errors="replace")
 
     def wait_until(self, name: str, ready: Callable[[], bool], limit_s: float) -> float:
         """Wait until *ready* says so; returns the seconds. Raises Failed when *name* ends or *limit_s* is over."""
@@ -96,18 +142,24 @@ class Processes:
         # A second Ctrl-C would leave processes behind; each stop is bounded instead.
         before = {sign: signal.signal(sign, signal.SIG_IGN) for sign in (signal.SIGINT, signal.SIGTERM)}
         try:
-            while self._running:
-                _stop(self._running.popitem()[1])
+            first, *others = self._running.values() or [None]
+            _stop([*others])
+            _stop([first] if first else [])
+            self._running.clear()
         finally:
             for sign, handler in before.items():
                 signal.signal(sign, handler)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_S)
-    # The session's id is the process's, and stays taken while anybody is in it.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop *processes* at the same time."""
+    for process in processes:
+        process.terminate()
+    limit = time.monotonic() + STOP_S
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, limit - time.monotonic()))
+        # The session's id is the process's, and stays taken while anybody is in it.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
