@@ -19,6 +19,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -285,9 +286,10 @@ class Demo:
 
     def check_tree(self, name: str, trace_id: str, expected: list[tuple[int, Record]]) -> None:
         """Show the records of one request, and check that they are one tree."""
-        self.show("trace", trace_id)
-        tree = self.ask("trace", trace_id, "--format", "json")
-        self.missing += [f"{name}: {what}" for what in torn(tree, expected)]
+        with ThreadPoolExecutor(1) as meanwhile:
+            tree = meanwhile.submit(self.ask, "trace", trace_id, "--format", "json")
+            self.show("trace", trace_id)
+        self.missing += [f"{name}: {what}" for what in torn(tree.result(), expected)]
 
 
 def clean_environment() -> dict[str, str]:
@@ -359,8 +361,10 @@ def run(demo: Demo) -> None:
 
     say("\n3  Who did what")
     columns = "actor,roles,action,target,outcome,service,trace"
-    demo.show("search", "--oldest-first", "--columns", columns)
-    rows = demo.ask("search", "--oldest-first", "--format", "json")
+    with ThreadPoolExecutor(1) as meanwhile:
+        asked = meanwhile.submit(demo.ask, "search", "--oldest-first", "--format", "json")
+        demo.show("search", "--oldest-first", "--columns", columns)
+    rows = asked.result()
     demo.missing += differences(rows)
 
     say("4  Bob's order: four services, a task and the rows of three databases")

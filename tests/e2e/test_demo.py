@@ -152,12 +152,17 @@ def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_run
         end(process)
 
 
-@pytest.mark.timeout(120)
-def test_stopped_while_it_starts_it_leaves_nothing_running(folder):
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize(
+    ("moment", "sign"),
+    [("1  Start", signal.SIGINT), ("orders two lamps", signal.SIGTERM)],
+    ids=["while it starts", "in the middle of its story"],
+)
+def test_stopped_early_it_leaves_nothing_running(folder, moment, sign):
     process = start(folder)
     try:
-        wait_for_output(process, folder, "auditspan up")
-        process.send_signal(signal.SIGTERM)
+        wait_for_output(process, folder, moment)
+        process.send_signal(sign)
         assert process.wait(60) == 130
         assert processes_of(folder) == []
     finally:

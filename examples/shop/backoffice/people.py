@@ -29,6 +29,7 @@ def move_in(people: dict[str, str], passwords: list[str]) -> None:
         its_group, _ = Group.objects.get_or_create(name=group)
         its_group.permissions.set([look])
         user.groups.set([its_group])
+        print(f"{name} is {group}")
 
 
 def main(arguments: list[str]) -> None:
