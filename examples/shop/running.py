@@ -13,11 +13,11 @@ import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 STOP_S = 10.0  # a process may take this long after SIGTERM
@@ -63,18 +63,27 @@ class Processes:
         self._logs = logs
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> None:
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        *,
+        stdin: int = subprocess.DEVNULL,
+    ) -> subprocess.Popen[bytes]:
         """Start *command* in *folder*; its output goes to ``<name>.log``."""
-        with self.log(name).open("wb") as log:
-            self._running[name] = subprocess.Popen(
+        with self.log(name).open("wb") as log, _uninterrupted():
+            process = self._running[name] = subprocess.Popen(
                 command,
                 env=environment,
                 cwd=folder,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return process
 
     def run(
         self,
@@ -87,23 +96,14 @@ class Processes:
         limit_s: float,
     ) -> None:
         """Run *command* to its end, *given* on its standard input. Raises Failed when it fails or *limit_s* is over."""
-        with self.log(name).open("wb") as log:
-            try:
-                status = subprocess.run(
-                    command,
-                    env=environment,
-                    cwd=folder,
-                    input=given.encode(),
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    timeout=limit_s,
-                    check=False,
-                    start_new_session=True,
-                ).returncode
-            except subprocess.TimeoutExpired:
-                raise Failed(f"{name} did not end within {limit_s:.0f} s\n{self.tail(name)}") from None
-        if status:
-            raise Failed(f"{name} ended with status {status}\n{self.tail(name)}")
+        process = self.start(name, command, environment, folder, stdin=subprocess.PIPE)
+        try:
+            process.communicate(given.encode(), timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise Failed(f"{name} did not end within {limit_s:.0f} s\n{self.tail(name)}") from None
+        if process.returncode:
+            raise Failed(f"{name} ended with status {process.returncode}\n{self.tail(name)}")
+        del self._running[name]
 
     def said(self, name: str, text: str) -> bool:
         """Whether *text* is in the output of *name*."""
@@ -149,6 +149,23 @@ class Processes:
         finally:
             for sign, handler in before.items():
                 signal.signal(sign, handler)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait: a process that is started and not yet known would be left behind."""
+    came: list[int] = []
+    before = {
+        sign: signal.signal(sign, lambda sign, _: came.append(sign))
+        for sign in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:

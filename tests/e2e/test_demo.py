@@ -169,6 +169,22 @@ def test_stopped_early_it_leaves_nothing_running(folder, moment, sign):
         end(process)
 
 
+def test_ctrl_c_at_the_very_start_of_a_process_leaves_it_not_behind(shop_demo, tmp_path, monkeypatch):
+    started = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            started.append(self)
+            signal.raise_signal(signal.SIGINT)  # when it runs, and nobody knows of it yet
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    with pytest.raises(KeyboardInterrupt), shop_demo.Processes(tmp_path) as processes:
+        processes.start("sleeper", ["sleep", "60"], {"PATH": os.environ["PATH"]}, tmp_path)
+    (sleeper,) = started
+    assert sleeper.returncode == -signal.SIGTERM
+
+
 def test_when_something_does_not_start_it_says_why_with_the_end_of_its_log():
     with tempfile.TemporaryDirectory(prefix="demo-", dir="/dev/shm") as memory:
         failed = subprocess.run(
