@@ -3,9 +3,9 @@
     make demo             starts everything on free ports, plays a short story, shows and checks the trail, stops
     make demo KEEP=1      leaves it running until Ctrl-C, and says how to reach it
 
-Everything lies in .demo/ in the repository, or in the folder that is named as argument, made anew at each start. Exits 0 when every record that the story
-should leave is there, with the right person, roles, action, target, outcome and service, and the refund is one
-connected tree over three services; else 1, naming what is missing.
+Everything lies in .demo/ in the repository, or in the folder that is named as argument, made anew at each start. Exits 0
+when every record that the story (`story.py`) should leave is there, with the right person, roles, action, target, outcome
+and service, and what belongs together is one connected tree; else 1, naming what is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,99 +31,47 @@ import httpx
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from shop.gateway.users import User, write
-from shop.running import Failed, Processes, accepts_connections, free_address
+from shop.running import Failed, Processes, accepts_connections, answers, free_address
+from shop.story import CLERKS, ORDER, ORDERED, PEOPLE, REFUNDED, STORY, differences, torn
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
-    from shop.gateway.users import Role
+    from shop.story import Act, Record
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-PEOPLE: dict[str, Role] = {"alice": "support", "bob": "customer", "carol": "admin"}
-START_S = 30.0  # a process may take this long until it answers
+START_S = 60.0  # a process may take this long until it answers
 QUERYABLE_WITHIN_S = (
     2.0  # the promise; measured from the response to the last record's being found by a query
 )
 GIVE_UP_S = 10.0
-ORDER = 1001  # the shop's first
 OWN_FILES = {
-    "lock", "logs", "data", "records", "token", "context-keys", "users.json", "orders.db", "billing.db",
+    "lock", "logs", "data", "records", "queue", "token", "context-keys", "session-key", "users.json",
+    "orders.db", "billing.db", "shipping.db", "backoffice.db",
 }  # fmt: skip
 
 
-class Record(NamedTuple):
-    """What a record must say; *delegate* is the service that knew the actor and vouched for them."""
-
-    service: str
-    actor: str
-    origin: str
-    roles: tuple[str, ...]
-    action: str
-    target: str
-    outcome: str
-    delegate: str = ""
-
-    def __str__(self) -> str:
-        via = f" via {self.delegate}" if self.delegate else ""
-        roles = ",".join(self.roles) or "no role"
-        return f"{self.service}: {self.actor} ({self.origin}{via}, {roles}) {self.action} {self.target} {self.outcome}"
-
-
 class Service(NamedTuple):
-    """A service of the shop, and how it is started."""
+    """A service of the shop, how it is started, and how it shows that it is ready."""
 
     name: str
     framework: str
-    address: str
     command: list[str]
+    ready: Callable[[], bool]
 
-
-@dataclass(frozen=True)
-class Act:
-    """Somebody's request to the gateway, the status it must get, and the records it must leave."""
-
-    who: str
-    does: str
-    request: str
-    body: dict[str, object]
-    status: int
-    records: list[Record]
-    password: str = ""  # instead of theirs
-
-
-def across_all_three(who: str, role: str, action: str, in_billing: str, target: str) -> list[Record]:
-    """The records of one request that passes all services: known at the gateway, vouched for behind it."""
-    return [
-        Record("gateway", who, "authenticated", (role,), action, target, "success"),
-        Record("orders", who, "asserted", (role,), action, target, "success", "gateway"),
-        Record("billing", who, "asserted", (role,), in_billing, "Billing", "success", "gateway"),
-    ]
-
-
-STORY = [
-    Act(
-        "bob", "orders two lamps", "POST /orders", {"item": "lamp", "quantity": 2}, 201,
-        across_all_three("bob", "customer", "CREATE", "CHARGE", "orders"),
-    ),
-    Act(
-        "alice", "mistypes her password", f"POST /orders/{ORDER}/refund", {"reason": "broken"}, 401,
-        [Record("gateway", "anonymous", "unverified", (), "REFUND", f"orders:{ORDER}", "denied")],
-        password="not-hers",
-    ),
-    Act(
-        "alice", "refunds bob's order", f"POST /orders/{ORDER}/refund", {"reason": "broken"}, 200,
-        across_all_three("alice", "support", "REFUND", "REFUND", f"orders:{ORDER}"),
-    ),
-    Act(
-        "bob", "tries to become admin", "PUT /users/bob/role", {"role": "admin"}, 403,
-        [Record("gateway", "bob", "authenticated", ("customer",), "UPDATE", "users:bob", "denied")],
-    ),
-]  # fmt: skip
 
 DENIED_BY_ACTOR = """\
 SELECT actor_id, count() AS denied, groupUniqArray(action), any(reason)
         FROM records WHERE outcome = 'denied' GROUP BY actor_id ORDER BY actor_id"""
+
+
+CHANGES_OF_STATE = """\
+SELECT actor_id, target_type, target_id,
+        attributes['auditspan.change.before.state'] AS before,
+        attributes['auditspan.change.after.state'] AS after
+        FROM records WHERE after != '' ORDER BY start_time"""
 
 
 @dataclass
@@ -132,75 +80,105 @@ class Demo:
 
     folder: Path
     processes: Processes
-    passwords: dict[str, str] = field(default_factory=lambda: {name: secrets.token_hex(8) for name in PEOPLE})
+    passwords: dict[str, str] = field(
+        default_factory=lambda: {name: secrets.token_hex(8) for name in (*PEOPLE, *CLERKS)}
+    )
+    sessions: dict[str, httpx.Cookies] = field(default_factory=dict)  # of the back office, by name
     otlp: str = field(default_factory=free_address)
     gateway: str = field(default_factory=free_address)
     orders: str = field(default_factory=free_address)
     billing: str = field(default_factory=free_address)
+    backoffice: str = field(default_factory=free_address)
     missing: list[str] = field(default_factory=list)
     slowest_s: float = 0.0  # from a response until its records could be queried
 
     # -- starting
 
-    def start_auditspan(self) -> None:
+    def start(self) -> None:
+        """Everything at once, and wait for it."""
+        began = time.monotonic()
         command = [
             str(BIN / "auditspan"), "up", "--data", str(self.folder / "data"),
             "--grpc-port", port_of(self.otlp), "--http-port", "0", "--store-port", "0", "--metrics-port", "0",
         ]  # fmt: skip
         self.processes.start("auditspan", command, clean_environment(), self.folder)
-        seconds = self.processes.wait_until("auditspan", self._store_answers, START_S)
-        done(f"auditspan up    store and collector, ready after {seconds:.1f} s; OTLP on {self.otlp}")
+        self._move_in()
+        services = self._services()
+        for service in services:
+            command = [str(BIN / "opentelemetry-instrument"), *service.command]
+            self.processes.start(service.name, command, self._environment(service.name), self.folder)
+        self.processes.wait_until("auditspan", self._store_answers, START_S)
+        done(f"{'auditspan up':<18} store and collector; OTLP on {self.otlp}")
+        for service in services:
+            self.processes.wait_until(service.name, service.ready, START_S)
+            command_line = f"opentelemetry-instrument {' '.join(service.command)}"
+            done(f"{service.name:<10} {service.framework:<7} {shorten(command_line, 76, placeholder=' ...')}")
+        say(f"   Ready after {time.monotonic() - began:.1f} s.")
 
-    def start_shop(self) -> None:
+    def _move_in(self) -> None:
+        """Secrets, and the people of the gateway and of the back office."""
         private_file(self.folder / "token", secrets.token_hex(32))
+        private_file(self.folder / "session-key", secrets.token_hex(32))
         private_file(self.folder / "context-keys", f"demo {secrets.token_hex(32)}\n")
         write(
             self.folder / "users.json",
             {name: User.create(name, role, self.passwords[name]) for name, role in PEOPLE.items()},
         )
-        services = self._services()
-        for service in services:
-            command = [str(BIN / "opentelemetry-instrument"), *service.command]
-            self.processes.start(service.name, command, self._environment(service.name), self.folder)
-        for service in services:
-            self.processes.wait_until(service.name, partial(accepts_connections, service.address), START_S)
-            command_line = f"opentelemetry-instrument {' '.join(service.command)}"
-            done(f"{service.name:<8} {service.framework:<8} {shorten(command_line, 77, placeholder=' ...')}")
+        clerks = [f"{name}:{group}" for name, group in CLERKS.items()]
+        passwords = "".join(f"{self.passwords[name]}\n" for name in CLERKS)
+        command = [sys.executable, "-m", "shop.backoffice.people", *clerks]
+        self.processes.run("people", command, self._settings(), self.folder, given=passwords, limit_s=START_S)
 
     def _services(self) -> list[Service]:
+        gunicorn = ["gunicorn", "--no-control-socket"]
+        orders = [*gunicorn, "--bind", self.orders, "--threads", "8", "shop.orders.app:create_app()"]
+        backoffice = [*gunicorn, "--bind", self.backoffice, "--threads", "4", "shop.backoffice.wsgi"]
         gateway = ["uvicorn", "--factory", "shop.gateway.app:create_app", "--port", port_of(self.gateway)]
-        orders = [
-            "gunicorn",
-            "--no-control-socket",
-            "--bind",
-            self.orders,
-            "--threads",
-            "8",
-            "shop.orders.app:create_app()",
-        ]
+        shipping = [
+            "celery", "--app", "shop.shipping.worker", "worker", "--queues", "shipping", "--concurrency", "1",
+            "--loglevel", "info", "--without-gossip", "--without-mingle", "--without-heartbeat",
+        ]  # fmt: skip
         return [
-            Service("billing", "gRPC", self.billing, ["python", "-m", "shop.billing"]),
-            Service("orders", "Flask", self.orders, orders),
-            Service("gateway", "FastAPI", self.gateway, gateway),
+            Service("shipping", "Celery", shipping, partial(self.processes.said, "shipping", " ready.")),
+            Service("backoffice", "Django", backoffice, partial(answers, f"http://{self.backoffice}/health")),
+            Service(
+                "billing",
+                "gRPC",
+                ["python", "-m", "shop.billing"],
+                partial(accepts_connections, self.billing),
+            ),
+            Service("orders", "Flask", orders, partial(answers, f"http://{self.orders}/health")),
+            Service("gateway", "FastAPI", gateway, partial(answers, f"http://{self.gateway}/health")),
         ]
 
-    def _environment(self, service: str) -> dict[str, str]:
+    def _settings(self) -> dict[str, str]:
+        """The shop's own."""
         return {
             **clean_environment(),
             "PYTHONPATH": str(ROOT / "examples"),
             "SHOP_TOKEN_FILE": str(self.folder / "token"),
+            "SHOP_SECRET_KEY_FILE": str(self.folder / "session-key"),
             "SHOP_USERS_FILE": str(self.folder / "users.json"),
             "SHOP_ORDERS_URL": f"http://{self.orders}",
             "SHOP_ORDERS_DB": str(self.folder / "orders.db"),
             "SHOP_BILLING_LISTEN": self.billing,
             "SHOP_BILLING_TARGET": self.billing,
             "SHOP_BILLING_DB": str(self.folder / "billing.db"),
-            # From here on, all that makes a service audited.
+            "SHOP_QUEUE_DIR": str(self.folder / "queue"),
+            "SHOP_SHIPPING_DB": str(self.folder / "shipping.db"),
+            "SHOP_BACKOFFICE_DB": str(self.folder / "backoffice.db"),
+        }
+
+    def _environment(self, service: str) -> dict[str, str]:
+        """All that makes a service audited, beside its own settings."""
+        return {
+            **self._settings(),
             "OTEL_SERVICE_NAME": service,
             "OTEL_AUDITSPAN_ENDPOINT": f"http://{self.otlp}",
             "OTEL_AUDITSPAN_SPOOL_DIR": str(self.folder / "records"),
+            "OTEL_AUDITSPAN_RULES": str(ROOT / "examples" / "shop" / "audit-rules.yaml"),
             "OTEL_AUDITSPAN_CONTEXT_KEYS_FILE": str(self.folder / "context-keys"),
-            "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS": f"{self.orders},{self.billing}",
+            "OTEL_AUDITSPAN_CONTEXT_DESTINATIONS": f"{self.orders},{self.billing},queue:shipping",
             # Ordinary traces would go to the collector too, if any were sampled.
             "OTEL_TRACES_SAMPLER": "always_off",
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.otlp}",
@@ -213,13 +191,12 @@ class Demo:
 
     def play(self, act: Act, stored_before: int) -> None:
         """Do what *act* says; check the answer, and how soon its records can be queried."""
-        method, path = act.request.split()
-        auth = (act.who, act.password or self.passwords[act.who])
-        response = httpx.request(method, f"http://{self.gateway}{path}", json=act.body, auth=auth, timeout=15)
+        response = self._at_the_gateway(act) if act.where == "gateway" else self._in_the_back_office(act)
         answered = time.monotonic()
+        told = f"{act.who} {act.request}"
         if response.status_code != act.status:
             self.missing.append(
-                f"{act.who} {act.request}: status {act.status}; it was {response.status_code} {response.text}"
+                f"{told}: status {act.status}; it was {response.status_code} {response.text[:500]}"
             )
         wanted = stored_before + len(act.records)
         while (stored := self._stored()) < wanted and time.monotonic() - answered < GIVE_UP_S:
@@ -229,16 +206,35 @@ class Demo:
         self.slowest_s = max(self.slowest_s, seconds)
         count = f"{len(act.records)} record{'s' * (len(act.records) > 1)}"
         say(
-            f"   {act.who:<6} {act.does:<22} {act.request:<25} {response.status_code}   {count} after {seconds:.2f} s"
+            f"   {act.who:<6} {act.does:<22} {act.where:<10} {act.request:<24} {response.status_code}"
+            f"   {count} after {seconds:.2f} s"
         )
         if stored < wanted:
-            self.missing.append(
-                f"{act.who} {act.request}: {wanted - stored} of {count} after {GIVE_UP_S:.0f} s"
-            )
+            self.missing.append(f"{told}: {wanted - stored} of {count} after {GIVE_UP_S:.0f} s")
         elif seconds > QUERYABLE_WITHIN_S:
             self.missing.append(
-                f"{act.who} {act.request}: records within {QUERYABLE_WITHIN_S:.0f} s; they took {seconds:.2f} s"
+                f"{told}: records within {QUERYABLE_WITHIN_S:.0f} s; they took {seconds:.2f} s"
             )
+
+    def _at_the_gateway(self, act: Act) -> httpx.Response:
+        method, path = act.request.split()
+        auth = (act.who, act.password or self.passwords[act.who])
+        return httpx.request(method, f"http://{self.gateway}{path}", json=act.body, auth=auth, timeout=15)
+
+    def _in_the_back_office(self, act: Act) -> httpx.Response:
+        """As a browser does: what comes with the form, and the cookies of the session."""
+        method, path = act.request.split()
+        form = (
+            {**act.body, "next": "/", "password": self.passwords[act.who]} if path == "/login/" else act.body
+        )
+        with httpx.Client(
+            base_url=f"http://{self.backoffice}", cookies=self.sessions.get(act.who), timeout=15
+        ) as browser:
+            browser.get(path)
+            form = {**form, "csrfmiddlewaretoken": browser.cookies["csrftoken"]}
+            response = browser.request(method, path, data=form)
+            self.sessions[act.who] = browser.cookies
+        return response
 
     def _stored(self) -> int:
         return int(self._query("SELECT count() FROM records"))
@@ -288,31 +284,12 @@ class Demo:
             raise Failed(f"auditspan {arguments[0]} ended with status {run.returncode}\n{run.stderr or ''}")
         return run
 
-    def check_records(self, rows: list[dict[str, Any]]) -> None:
-        """Compare what is stored with what the story must have left, both ways."""
-        expected = Counter(record for act in STORY for record in act.records)
-        stored = Counter(map(as_record, rows))
-        self.missing += [f"record  {record}" for record in (expected - stored).elements()]
-        self.missing += [f"nothing else; there is  {record}" for record in (stored - expected).elements()]
-
-    def check_tree(self, tree: dict[str, Any]) -> None:
-        """The refund must be one chain: gateway, orders, billing, each below the one that called it."""
-        records = tree["records"]
-        found = [(record["service_name"], record["depth"], record["place"]) for record in records]
-        wanted = [("gateway", 0, "root"), ("orders", 1, "child"), ("billing", 2, "child")]
-        if found != wanted:
-            self.missing.append(f"one tree {wanted}; it is {found}")
-        if len({record["trace_id"] for record in records}) != 1:
-            self.missing.append("one trace id for the refund")
-
-
-def as_record(row: dict[str, Any]) -> Record:
-    """A row of `auditspan search --format json`."""
-    target = ":".join(filter(None, (row["target_type"], row["target_id"])))
-    return Record(
-        row["service_name"], row["actor_id"], row["actor_origin"], tuple(row["actor_roles"]),
-        row["action"], target, row["outcome"], row["actor_delegate"],
-    )  # fmt: skip
+    def check_tree(self, name: str, trace_id: str, expected: list[tuple[int, Record]]) -> None:
+        """Show the records of one request, and check that they are one tree."""
+        with ThreadPoolExecutor(1) as meanwhile:
+            tree = meanwhile.submit(self.ask, "trace", trace_id, "--format", "json")
+            self.show("trace", trace_id)
+        self.missing += [f"{name}: {what}" for what in torn(tree.result(), expected)]
 
 
 def clean_environment() -> dict[str, str]:
@@ -348,7 +325,7 @@ def done(text: str) -> None:
 def take_folder(folder: Path) -> int:
     """Make *folder* empty and this process's own; the lock ends with the returned descriptor."""
     folder.mkdir(mode=0o700, exist_ok=True)
-    foreign = sorted({entry.name for entry in folder.iterdir()} - OWN_FILES)
+    foreign = sorted({entry.name.removesuffix("-journal") for entry in folder.iterdir()} - OWN_FILES)
     if foreign:
         raise Failed(
             f"{folder} holds other things ({foreign[0]}), which the demo would delete; name another folder"
@@ -372,8 +349,7 @@ def take_folder(folder: Path) -> int:
 def run(demo: Demo) -> None:
     """Start everything, play the story, show and check what is left of it."""
     say("Auditspan: a small shop, its audit trail, and questions to it\n\n1  Start")
-    demo.start_auditspan()
-    demo.start_shop()
+    demo.start()
     say("   No service has a line of audit code. Ordinary sampling is 0 %: audit records are complete")
     say("   all the same.")
 
@@ -385,20 +361,32 @@ def run(demo: Demo) -> None:
 
     say("\n3  Who did what")
     columns = "actor,roles,action,target,outcome,service,trace"
-    demo.show("search", "--oldest-first", "--columns", columns)
-    rows = demo.ask("search", "--format", "json")
-    demo.check_records(rows)
+    with ThreadPoolExecutor(1) as meanwhile:
+        asked = meanwhile.submit(demo.ask, "search", "--oldest-first", "--format", "json")
+        demo.show("search", "--oldest-first", "--columns", columns)
+    rows = asked.result()
+    demo.missing += differences(rows)
 
-    say("4  The refund across three services")
-    refunds = [row["trace_id"] for row in rows if row["action"] == "REFUND" and row["outcome"] == "success"]
-    if refunds:
-        demo.show("trace", refunds[0])
-        demo.check_tree(demo.ask("trace", refunds[0], "--format", "json"))
-    else:
-        demo.missing.append("the refund")
+    say("4  Bob's order: four services, a task and the rows of three databases")
+    show_tree(demo, "the order", rows, "CREATE", ORDERED)
 
-    say("5  A question in SQL: what was denied, and to whom")
+    say("5  Alice's refund: from Django's admin site through two services into their databases")
+    show_tree(demo, "the refund", rows, "REFUND", REFUNDED)
+
+    say("6  Questions in SQL: what was denied, and to whom; which orders changed, in whose name")
     demo.show("sql", DENIED_BY_ACTOR)
+    demo.show("sql", CHANGES_OF_STATE)
+
+
+def show_tree(
+    demo: Demo, name: str, rows: list[dict[str, Any]], action: str, expected: list[tuple[int, Record]]
+) -> None:
+    """Show and check the trace of the first record with *action* that succeeded."""
+    traces = [row["trace_id"] for row in rows if row["action"] == action and row["outcome"] == "success"]
+    if traces:
+        demo.check_tree(name, traces[0], expected)
+    else:
+        demo.missing.append(name)
 
 
 def report(demo: Demo) -> int:
@@ -412,7 +400,8 @@ def report(demo: Demo) -> int:
     done(
         f"the slowest could be queried {demo.slowest_s:.2f} s after its response; {QUERYABLE_WITHIN_S:.0f} s are allowed"
     )
-    done("the refund is one connected tree over gateway, orders and billing, under one trace id")
+    done("the order is one connected tree over gateway, orders, billing and shipping, under one trace id")
+    done("the refund is one connected tree over backoffice, orders and billing, under one trace id")
     return 0
 
 
@@ -425,7 +414,9 @@ def keep(demo: Demo) -> None:
     say(f"  curl --user alice:{demo.passwords['alice']} {url}/{ORDER}")
     say(f"  curl --user bob:{demo.passwords['bob']} {url} --json '{a_book}'")
     say("  auditspan search --follow")
-    say(f"\n  carol's password (admin) is {demo.passwords['carol']}; logs are in {demo.folder / 'logs'}")
+    say(f"\n  The back office is at http://{demo.backoffice}/; sign in as alice with the password above,")
+    say(f"  or as dave with {demo.passwords['dave']}. Carol's password at the gateway (admin) is")
+    say(f"  {demo.passwords['carol']}; logs are in {demo.folder / 'logs'}")
     try:
         while True:
             demo.processes.check()

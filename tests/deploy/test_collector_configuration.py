@@ -56,6 +56,8 @@ def test_nobody_without_a_token_gets_a_record_in():
         "gateway": ("gateway",),
         "orders": ("orders",),
         "billing": ("billing",),
+        "shipping": ("shipping",),
+        "backoffice": ("backoffice",),
     }
 
 

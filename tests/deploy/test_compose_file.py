@@ -21,7 +21,8 @@ SERVICES = COMPOSE["services"]
 COLLECTOR = yaml.safe_load((FOLDER / "collector.yaml").read_text())
 REQUIRED = re.compile(r"\$\{(\w+):\?run new_env\.py first\}")
 # Set for the container alone, and read by the command that stands beside them.
-ONE_SHOT = {"shop-people": {"ALICE", "BOB", "CAROL"}}
+ONE_SHOT = {"shop-people": {"ALICE", "BOB", "CAROL"}, "backoffice-people": {"ALICE", "DAVE"}}
+SHOP = ("gateway", "orders", "billing", "shipping", "backoffice")
 # Documented on the images' pages, and by clickhouse-client.
 CLICKHOUSE = {
     "CLICKHOUSE_USER",
@@ -60,7 +61,7 @@ def listening() -> dict[str, set[int]]:
     ports = {"clickhouse": {8123}, "collector": set()}
     for section in ("grpc", "http"):
         ports["collector"].add(int(COLLECTOR["receiver"][section]["listen"].rpartition(":")[2]))
-    for name in ("gateway", "orders", "billing"):
+    for name in SHOP:
         said = " ".join(SERVICES[name]["command"]) + " " + environment(name).get("SHOP_BILLING_LISTEN", "")
         ports[name] = {int(port) for port in re.findall(r"(?:--port=|0\.0\.0\.0:)(\d+)", said)}
     return ports
@@ -122,6 +123,9 @@ def test_what_one_service_calls_listens_there_in_a_network_of_both():
         ("orders", "collector"),
         ("orders", "billing"),
         ("billing", "collector"),
+        ("shipping", "collector"),
+        ("backoffice", "collector"),
+        ("backoffice", "orders"),
     }
     for name, host, port in pairs:
         assert port in ports[host], f"{name} calls {host}:{port}; it listens on {ports[host]}"
@@ -129,27 +133,34 @@ def test_what_one_service_calls_listens_there_in_a_network_of_both():
 
 
 def test_the_actor_travels_to_the_services_that_are_called_and_nowhere_else():
-    called = {"gateway": "orders:8001", "orders": "billing:8002", "billing": None}
+    called = {
+        "gateway": "orders:8001",
+        "orders": "billing:8002,queue:shipping",
+        "billing": None,
+        "shipping": None,
+        "backoffice": "orders:8001",
+    }
     for name, destination in called.items():
         assert environment(name).get("OTEL_AUDITSPAN_CONTEXT_DESTINATIONS") == destination
 
 
 def test_a_token_writes_in_the_name_of_one_service():
     senders = {sender["name"]: sender for sender in COLLECTOR["receiver"]["senders"]}
-    for name in ("gateway", "orders", "billing"):
+    for name in SHOP:
         token = f"AUDITSPAN_{name.upper()}_TOKEN"
         assert senders[name]["services"] == [name] == [environment(name)["OTEL_SERVICE_NAME"]]
         assert senders[name]["token"] == f"${{env:{token}}}"
         assert f"authorization=Bearer%20${{{token}:?" in environment(name)["OTEL_AUDITSPAN_HEADERS"]
-    assert len({sender["token"] for sender in senders.values()}) == len(senders) == 3
+    assert len({sender["token"] for sender in senders.values()}) == len(senders) == len(SHOP)
 
 
-def test_only_the_gateway_is_published_and_only_to_this_machine():
+def test_only_gateway_and_back_office_are_published_and_only_to_this_machine():
     published = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert published == {"gateway": ["127.0.0.1:8000:8000"]}
+    assert published == {"gateway": ["127.0.0.1:8000:8000"], "backoffice": ["127.0.0.1:8003:8003"]}
     outside = {name for name, network in COMPOSE["networks"].items() if not network.get("internal")}
     assert {name for name, service in SERVICES.items() if outside & set(service.get("networks", ()))} == {
-        "gateway"
+        "gateway",
+        "backoffice",
     }
 
 
@@ -197,7 +208,14 @@ def test_every_volume_and_mounted_file_is_there_and_no_two_services_share_record
             assert source in COMPOSE["volumes"] or (FOLDER / source).exists(), volume
     assert set(COMPOSE["volumes"]) <= set(used)
     shared = {source: names for source, names in used.items() if len(names) > 1}
-    assert shared == {"gateway-data": ["shop-people", "gateway"]}
+    assert shared == {
+        "gateway-data": ["shop-people", "gateway"],
+        "backoffice-data": ["backoffice-people", "backoffice"],
+        "orders-data": ["orders", "backoffice"],
+        "shop-queue": ["orders", "shipping"],
+    }
+    (of_orders,) = [v for v in SERVICES["backoffice"]["volumes"] if v.startswith("orders-data")]
+    assert of_orders.endswith(":ro")
 
 
 def test_only_clickhouse_keeps_capabilities():
@@ -210,7 +228,7 @@ def test_secret_files_belong_to_the_user_of_the_image():
     user = re.search(
         r"^USER (\d+):(\d+)$", (ROOT / "deploy/docker/shop.Dockerfile").read_text(), re.MULTILINE
     )
-    for name in ("gateway", "orders", "billing"):
+    for name in SHOP:
         for secret in SERVICES[name]["secrets"]:
             assert (secret["uid"], secret["gid"], secret["mode"]) == (user[1], user[2], "0o400")
             assert secret["source"] in COMPOSE["secrets"]

@@ -26,7 +26,14 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from shop.running import Processes, accepts_connections, free_address  # noqa: E402 - from the examples, put on the path above
 
-LISTENERS = ("clickhouse:8123", "collector:4317", "billing:8002", "orders:8001", "gateway:8000")
+LISTENERS = (
+    "clickhouse:8123",
+    "collector:4317",
+    "billing:8002",
+    "orders:8001",
+    "gateway:8000",
+    "backoffice:8003",
+)
 
 
 class Compose:
@@ -41,7 +48,7 @@ class Compose:
             [sys.executable, str(FOLDER / "new_env.py"), str(target)], check=True, capture_output=True
         )
         self.secrets = dict(re.findall(r'^(\w+)="(.*)"$', target.read_text(), re.MULTILINE))
-        for name in ("shop_token", "audit_context_keys"):
+        for name in ("shop_token", "shop_session_key", "audit_context_keys"):
             (folder / name).write_text(self.secrets[name.upper()])
             (folder / name).chmod(0o400)
 
@@ -56,10 +63,16 @@ class Compose:
                     f"--port={port}", f"--port={address[10:]}"
                 )
                 text = text.replace("--host=0.0.0.0", "--host=127.0.0.1")
-        text = text.replace("/run/secrets", str(self.folder)).replace(
-            "/var/lib/auditspan", str(self.data(service))
-        )
-        return text.replace("/var/lib/shop", str(self.data("gateway")))
+        for place, folder in (
+            ("/run/secrets", self.folder),
+            ("/var/lib/auditspan", self.data(service)),
+            ("/var/lib/shop", self.data("gateway")),
+            ("/var/lib/queue", self.folder / "queue"),
+            ("/var/lib/orders", self.data("orders")),
+            ("/opt/shop/services", ROOT / "examples"),
+        ):
+            text = text.replace(place, str(folder))
+        return text
 
     def environment(self, service: str) -> dict[str, str]:
         given = self.services[service].get("environment", {})
@@ -81,6 +94,11 @@ class Compose:
             service, [str(BIN / command[0]), *command[1:]], self.environment(service), self.data(service)
         )
 
+    def checked_at(self, service: str) -> str:
+        """The target of its health check."""
+        target = self.services[service]["healthcheck"]["test"][-1]
+        return re.sub(r"127\.0\.0\.1:(\d+)", lambda port: self.address[f"{service}:{port[1]}"], target)
+
     def auditspan(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """`docker compose run --rm auditspan ...`"""
         environment = self.environment("auditspan")
@@ -92,6 +110,17 @@ class Compose:
 def healthy(target: str) -> bool:
     command = [sys.executable, str(ROOT / "deploy" / "docker" / "health.py"), target]
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def run_once(compose: Compose, service: str, data_of: str) -> None:
+    script = [word.replace("$$", "$") for word in compose.services[service]["command"]]
+    subprocess.run(
+        script,
+        env=compose.environment(service),
+        cwd=compose.data(data_of),
+        check=True,
+        capture_output=True,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -127,49 +156,67 @@ def compose(tmp_path_factory):
         command = [auditspan, "collect", "--config", "collector.yaml"]
         processes.start("collector", command, compose.environment("collector"), compose.folder)
         processes.wait_until("collector", lambda: healthy(compose.address["collector:4317"]), START_S)
-        people = compose.services["shop-people"]
-        script = [word.replace("$$", "$") for word in people["command"]]
-        subprocess.run(
-            script,
-            env=compose.environment("shop-people"),
-            cwd=compose.data("gateway"),
-            check=True,
-            capture_output=True,
-        )
-        for service in ("billing", "orders", "gateway"):
+        run_once(compose, "shop-people", "gateway")
+        run_once(compose, "backoffice-people", "backoffice")
+        compose.start(processes, "shipping")
+        for service in ("billing", "orders", "gateway", "backoffice"):
             compose.start(processes, service)
-            test = compose.services[service]["healthcheck"]["test"]
-            port = {"billing": "8002", "orders": "8001", "gateway": "8000"}[service]
-            target = test[-1].replace(f"127.0.0.1:{port}", compose.address[f"{service}:{port}"])
+            target = compose.checked_at(service)
             processes.wait_until(service, lambda target=target: healthy(target), START_S)
         yield compose
 
 
-def test_a_refund_is_recorded_in_all_three_services_and_found_by_the_reader(compose):
-    url = f"http://{compose.address['gateway:8000']}/orders"
-    bob, alice = (
-        ("bob", compose.secrets["SHOP_BOB_PASSWORD"]),
-        ("alice", compose.secrets["SHOP_ALICE_PASSWORD"]),
-    )
-    order = httpx.post(url, auth=bob, json={"item": "lamp", "quantity": 2}, timeout=20).json()["order_id"]
-    refund = httpx.post(f"{url}/{order}/refund", auth=alice, json={"reason": "broken"}, timeout=20)
-    assert refund.status_code == 200
+def found(compose: Compose, trace_of: str, count: int) -> list[dict[str, object]]:
+    """The records of the trace in which somebody did *trace_of*, when there are *count*."""
     deadline = time.monotonic() + STORED_WITHIN_S
     while True:
-        found = compose.auditspan("search", "--action", "REFUND", "--format", "json")
+        found = compose.auditspan("search", "--format", "json")
         assert found.returncode == 0, found.stderr
         rows = json.loads(found.stdout)
-        if len(rows) == 3 or time.monotonic() > deadline:
-            break
+        traces = {row["trace_id"] for row in rows if row["action"] == trace_of}
+        rows = [row for row in rows if row["trace_id"] in traces]
+        if len(rows) >= count or time.monotonic() > deadline:
+            return rows
         time.sleep(0.1)
-    assert {
-        (row["service_name"], row["actor_id"], row["actor_origin"], tuple(row["actor_roles"])) for row in rows
-    } == {
-        ("gateway", "alice", "authenticated", ("support",)),
-        ("orders", "alice", "asserted", ("support",)),
-        ("billing", "alice", "asserted", ("support",)),
+
+
+def said(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
+    return {(row["service_name"], row["action"], row["actor_id"], row["actor_delegate"]) for row in rows}
+
+
+def test_an_order_and_its_refund_in_the_back_office_are_recorded_in_all_services(compose):
+    url = f"http://{compose.address['gateway:8000']}/orders"
+    bob = ("bob", compose.secrets["SHOP_BOB_PASSWORD"])
+    order = httpx.post(url, auth=bob, json={"item": "lamp", "quantity": 2}, timeout=20).json()["order_id"]
+    with httpx.Client(base_url=f"http://{compose.address['backoffice:8003']}", timeout=20) as alice:
+        alice.get("/login/")
+        token = {"csrfmiddlewaretoken": alice.cookies["csrftoken"]}
+        alice.post(
+            "/login/", data={"username": "alice", "password": compose.secrets["SHOP_ALICE_PASSWORD"], **token}
+        )
+        token = {"csrfmiddlewaretoken": alice.cookies["csrftoken"]}
+        form = {"action": "refund", "_selected_action": str(order), "reason": "broken", **token}
+        assert alice.post("/shop/order/", data=form).status_code == 302
+    ordered, refunded = found(compose, "CHARGE", 8), found(compose, "REFUND", 6)
+    assert said(ordered) == {
+        ("gateway", "CREATE", "bob", ""),
+        ("orders", "CREATE", "bob", "gateway"),
+        ("orders", "UPDATE", "bob", "gateway"),
+        ("billing", "CHARGE", "bob", "gateway"),
+        ("billing", "CREATE", "bob", "gateway"),
+        ("shipping", "EXECUTE", "bob", "gateway"),
+        ("shipping", "CREATE", "bob", "gateway"),
     }
-    assert len({row["trace_id"] for row in rows}) == 1
+    assert said(refunded) == {
+        ("backoffice", "EXECUTE", "alice", ""),
+        ("backoffice", "UPDATE", "alice", ""),
+        ("orders", "REFUND", "alice", "backoffice"),
+        ("orders", "UPDATE", "alice", "backoffice"),
+        ("billing", "REFUND", "alice", "backoffice"),
+        ("billing", "UPDATE", "alice", "backoffice"),
+    }
+    for rows in (ordered, refunded):
+        assert len({row["trace_id"] for row in rows}) == 1
 
 
 def test_the_reader_of_compose_can_not_remove_anything(compose):

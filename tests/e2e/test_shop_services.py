@@ -1,25 +1,40 @@
-"""The shop by itself, without auditing: what its three services answer, in real processes on free ports."""
+"""The shop by itself, without auditing: what its five services answer, in real processes on free ports."""
 
 from __future__ import annotations
 
+import html
+import json
 import os
+import re
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 import httpx
 import pytest
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
+sys.path.insert(0, str(EXAMPLES))
+
+from shop.shipping import queue  # noqa: E402 - from the examples, put on the path above
+
 BIN = Path(sys.executable).parent
 START_S = 20.0
 STOP_S = 10.0
+SERVICES = ("gateway", "orders", "billing", "shipping", "backoffice")
+CLERKS = {"alice": "clerk", "dave": "trainee"}
 PEOPLE = {"alice": "support", "bob": "customer", "carol": "admin", "dave": "customer"}
 
 
@@ -33,6 +48,7 @@ class Shop:
     gateway: str
     orders: str
     billing: str
+    backoffice: str
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str, *command: str) -> None:
@@ -44,6 +60,20 @@ class Shop:
     def start_billing(self) -> None:
         self.start("billing", sys.executable, "-m", "shop.billing")
         wait_for(self, "billing", self.billing)
+
+    def start_shipping(self) -> None:
+        command = [
+            "celery",
+            "--app",
+            "shop.shipping.worker",
+            "worker",
+            "--queues",
+            "shipping",
+            "--concurrency",
+            "2",
+        ]
+        quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "info"]
+        self.start("shipping", str(BIN / command[0]), *command[1:], *quiet)
 
     def stop(self, name: str) -> int:
         process = self.processes.pop(name)
@@ -58,10 +88,34 @@ class Shop:
         auth = (who, password or self.passwords[who]) if who else None
         return httpx.request(method, f"http://{self.gateway}{path}", auth=auth, timeout=10, **kwargs)
 
+    @contextmanager
+    def back_office(self, who: str, password: str = "") -> Iterator[Browser]:
+        with httpx.Client(base_url=f"http://{self.backoffice}", timeout=15) as client:
+            yield Browser(client, who, password or self.passwords[who])
+
     def order(self, who: str = "bob") -> int:
         response = self.ask("POST", "/orders", who, json={"item": "book", "quantity": 2})
         assert response.status_code == 201, response.text
         return response.json()["order_id"]
+
+
+class Browser:
+    """Somebody at the back office, who has tried to sign in."""
+
+    def __init__(self, client: httpx.Client, who: str, password: str) -> None:
+        self.client = client
+        client.get("/login/")
+        self.answer = self.post("/login/", username=who, password=password, next="/")
+
+    def post(self, path: str, **form: str) -> httpx.Response:
+        return self.client.post(path, data={**form, "csrfmiddlewaretoken": self.client.cookies["csrftoken"]})
+
+    def told(self) -> str:
+        page = self.client.get("/shop/order/").text
+        return html.unescape(" ".join(re.findall(r'<li class="(?:info|error)">(.*?)</li>', page, re.DOTALL)))
+
+    def refund(self, order: int, reason: str = "broken") -> httpx.Response:
+        return self.post("/shop/order/", action="refund", _selected_action=str(order), reason=reason)
 
 
 def free_address() -> str:
@@ -89,20 +143,21 @@ def wait_for(shop: Shop, name: str, address: str) -> None:
 def shop(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shop")
     (folder / "token").write_text(secrets.token_urlsafe(32))
-    gateway, orders, billing = free_address(), free_address(), free_address()
+    (folder / "session-key").write_text(secrets.token_urlsafe(32))
+    gateway, orders, billing, backoffice = (free_address() for _ in range(4))
     environment = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(EXAMPLES),
         "PYTHONDONTWRITEBYTECODE": "1",
         "SHOP_TOKEN_FILE": str(folder / "token"),
+        "SHOP_SECRET_KEY_FILE": str(folder / "session-key"),
         "SHOP_USERS_FILE": str(folder / "users.json"),
         "SHOP_ORDERS_URL": f"http://{orders}",
         "SHOP_BILLING_TARGET": billing,
         "SHOP_BILLING_LISTEN": billing,
     }
-    shop = Shop(
-        folder, environment, {name: secrets.token_hex(8) for name in PEOPLE}, gateway, orders, billing
-    )
+    passwords = {name: secrets.token_hex(8) for name in PEOPLE}
+    shop = Shop(folder, environment, passwords, gateway, orders, billing, backoffice)
     for name, role in PEOPLE.items():
         add_user(shop, name, role, shop.passwords[name])
     host, port = gateway.split(":")
@@ -127,9 +182,14 @@ def shop(tmp_path_factory):
             "--port",
             port,
         )
+        shop.start_shipping()
+        add_clerks(shop)
+        gunicorn = [str(BIN / "gunicorn"), "--no-control-socket", "--bind", backoffice, "--threads", "4"]
+        shop.start("backoffice", *gunicorn, "shop.backoffice.wsgi")
         shop.start_billing()
         wait_for(shop, "orders", orders)
         wait_for(shop, "gateway", gateway)
+        wait_for(shop, "backoffice", backoffice)
         yield shop
     finally:
         for name in list(shop.processes):
@@ -139,6 +199,18 @@ def shop(tmp_path_factory):
 def add_user(shop: Shop, name: str, role: str, password: str) -> None:
     command = [sys.executable, "-m", "shop.gateway.users", str(shop.folder / "users.json"), name, role]
     subprocess.run(command, input=password.encode(), env=shop.environment, check=True, capture_output=True)
+
+
+def add_clerks(shop: Shop) -> None:
+    people = [f"{name}:{group}" for name, group in CLERKS.items()]
+    passwords = "".join(f"{shop.passwords[name]}\n" for name in CLERKS)
+    command = [sys.executable, "-W", "error", "-m", "shop.backoffice.people", *people]
+    subprocess.run(command, input=passwords.encode(), env=shop.environment, cwd=shop.folder, check=True)
+
+
+def rows(file: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True)) as db:
+        return db.execute(query).fetchall()
 
 
 def test_an_order_is_placed_paid_and_refunded_across_all_three_services(shop):
@@ -287,11 +359,106 @@ def test_with_billing_down_an_order_and_a_refund_are_502_and_work_again_afterwar
     assert refund.json()["state"] == "refunded"
 
 
+def parcels(shop: Shop, order: int) -> list[tuple[object, ...]]:
+    query = f"SELECT customer, content FROM parcels WHERE order_id = {order}"
+    return rows(shop.folder / "shipping.db", query) if (shop.folder / "shipping.db").exists() else []
+
+
+def wait_until(what: Callable[[], bool], limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_what_was_paid_is_shipped_once_however_often_the_queue_says_so(shop):
+    order = shop.order("dave")
+    wait_until(lambda: parcels(shop, order) == [("dave", "2 x book")])
+    publisher = queue.celery(shop.folder / "queue")
+    task = {"customer": "dave", "content": "2 x book"}
+    publisher.send_task(queue.SEND, (order,), task, task_id=str(order), queue=queue.NAME)
+    publisher.close()
+    wait_until(lambda: f"order {order}: was sent before" in (shop.folder / "shipping.log").read_text())
+    assert parcels(shop, order) == [("dave", "2 x book")]
+
+
+def test_orders_are_taken_while_shipping_is_away_and_shipped_afterwards(shop):
+    assert shop.stop("shipping") == 0
+    order = shop.order("bob")
+    assert parcels(shop, order) == []
+    shop.start_shipping()
+    wait_until(lambda: parcels(shop, order) == [("bob", "2 x book")])
+
+
+def test_a_message_has_its_name_when_it_is_whole(tmp_path, monkeypatch):
+    publisher = queue.celery(tmp_path)
+    named = Path.rename
+
+    def rename(unnamed: Path, name: Path) -> Path:
+        assert list(unnamed.parent.glob("*.msg")) == []
+        assert json.loads(unnamed.read_text())["headers"]["id"] == "7"
+        return named(unnamed, name)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    publisher.send_task(queue.SEND, (7, "bob", "a lamp"), task_id="7", queue=queue.NAME)
+    publisher.close()
+    (message,) = (tmp_path / "messages").iterdir()
+    assert message.suffix == ".msg"
+
+
+def test_a_clerk_signs_in_and_gives_money_back_and_the_admin_site_keeps_a_log(shop):
+    order = shop.order("bob")
+    with shop.back_office("alice") as alice:
+        assert (alice.answer.status_code, alice.answer.headers["Location"]) == (302, "/")
+        assert f">{order}</a>" in alice.client.get("/shop/order/").text
+        assert alice.refund(order).status_code == 302
+        assert f"Order {order}: the money goes back" in alice.told()
+        assert "gave the money back" in alice.client.get(f"/shop/order/{order}/history/").text
+        assert alice.refund(order).status_code == 302
+        assert f"order {order} was refunded before" in alice.told()
+    assert shop.ask("GET", f"/orders/{order}", "bob").json()["state"] == "refunded"
+    (reason,) = rows(
+        shop.folder / "invoices.db", f"SELECT refund_reason FROM invoices WHERE order_id = '{order}'"
+    )
+    assert reason == ("broken",)
+
+
+def test_a_refund_without_a_reason_is_refused_by_orders_and_the_clerk_is_told(shop):
+    order = shop.order("bob")
+    with shop.back_office("alice") as alice:
+        alice.refund(order, reason="")
+        assert "reason: say why the money goes back" in alice.told()
+    assert shop.ask("GET", f"/orders/{order}", "bob").json()["state"] == "paid"
+
+
+def test_a_trainee_may_look_and_not_give_money_back(shop):
+    order = shop.order("bob")
+    with shop.back_office("dave") as dave:
+        assert f">{order}</a>" in dave.client.get("/shop/order/").text
+        assert dave.refund(order).status_code == 403
+    assert shop.ask("GET", f"/orders/{order}", "bob").json()["state"] == "paid"
+
+
+def test_nobody_changes_an_order_in_the_back_office_itself(shop):
+    order = shop.order("bob")
+    with shop.back_office("alice") as alice:
+        for path in (f"/shop/order/{order}/change/", f"/shop/order/{order}/delete/", "/shop/order/add/"):
+            assert alice.post(path, item="moon", post="yes").status_code == 403, path
+
+
+def test_who_does_not_prove_who_they_are_stays_outside_the_back_office(shop):
+    with shop.back_office("alice", "not-her-password") as mallory:
+        assert mallory.answer.status_code == 200
+        assert "Please enter the correct username and password" in mallory.answer.text
+        away = mallory.client.get("/shop/order/")
+        assert (away.status_code, away.headers["Location"]) == (302, "/login/?next=/shop/order/")
+    with shop.back_office("bob") as customer:  # known at the gateway only
+        assert customer.answer.status_code == 200
+
+
 def test_the_shop_has_no_line_of_audit_or_telemetry_code():
-    services = [
-        path for name in ("gateway", "orders", "billing") for path in (EXAMPLES / "shop" / name).rglob("*.py")
-    ]
-    assert len(services) > 10
+    services = [path for name in SERVICES for path in (EXAMPLES / "shop" / name).rglob("*.py")]
+    assert len(services) > 25
     for path in [*services, EXAMPLES / "shop" / "service_token.py"]:
         source = path.read_text().lower()
         assert "auditspan" not in source, path

@@ -1,25 +1,38 @@
-"""Keep the invoices in a SQLite file; every change is one transaction, so two refunds can't both succeed."""
+"""Keep the invoices in a database; every change is one transaction, so two refunds can't both succeed."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    create_engine,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS invoices (
-    invoice_id    TEXT PRIMARY KEY,
-    order_id      TEXT NOT NULL UNIQUE,
-    customer      TEXT NOT NULL,
-    amount_cents  INTEGER NOT NULL CHECK (amount_cents > 0),
-    refunded      INTEGER NOT NULL DEFAULT 0,
-    refund_reason TEXT NOT NULL DEFAULT ''
-) STRICT
-"""
+metadata = MetaData()
+invoices = Table(
+    "invoices",
+    metadata,
+    Column("invoice_id", Text, primary_key=True),
+    Column("order_id", Text, nullable=False, unique=True),
+    Column("customer", Text, nullable=False),
+    Column("amount_cents", Integer, CheckConstraint("amount_cents > 0"), nullable=False),
+    Column("refunded", Boolean, nullable=False, default=False),
+    Column("refund_reason", Text, nullable=False, default=""),
+)
 
 
 class NoSuchInvoice(LookupError):  # noqa: N818 - a fact about a request
@@ -43,30 +56,28 @@ class StoredInvoice:
 
 
 class Invoices:
-    """All invoices of the shop. Safe to call from several threads: each call has a connection of its own."""
+    """All invoices of the shop, in a SQLite file. Safe to call from several threads: each call has a connection of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with closing(self._connect()) as db, db:
-            db.execute(_SCHEMA)
+        self._engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0})
+        metadata.create_all(self._engine)
 
     def charge(self, order_id: str, customer: str, amount_cents: int) -> StoredInvoice:
         """The invoice for *order_id*, made now unless it exists: a client that tries again pays once."""
         invoice_id = f"INV-{order_id}"
-        with closing(self._connect()) as db, db:
-            db.execute(
-                "INSERT INTO invoices (invoice_id, order_id, customer, amount_cents) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO NOTHING",
-                (invoice_id, order_id, customer, amount_cents),
-            )
+        charge = insert(invoices).values(
+            invoice_id=invoice_id, order_id=order_id, customer=customer, amount_cents=amount_cents
+        )
+        with self._engine.begin() as db:
+            db.execute(charge.on_conflict_do_nothing())
         return self.get(invoice_id)
 
     def refund(self, invoice_id: str, reason: str) -> StoredInvoice:
         """Give the money back. Raises NoSuchInvoice, or AlreadyRefunded for the second refund."""
-        with closing(self._connect()) as db, db:
+        not_yet = (invoices.c.invoice_id == invoice_id) & ~invoices.c.refunded
+        with self._engine.begin() as db:
             changed = db.execute(
-                "UPDATE invoices SET refunded = 1, refund_reason = ? WHERE invoice_id = ? AND refunded = 0",
-                (reason, invoice_id),
+                update(invoices).where(not_yet).values(refunded=True, refund_reason=reason)
             ).rowcount
         invoice = self.get(invoice_id)
         if not changed:
@@ -75,15 +86,8 @@ class Invoices:
 
     def get(self, invoice_id: str) -> StoredInvoice:
         """Raises NoSuchInvoice."""
-        with closing(self._connect()) as db:
-            row = db.execute(
-                "SELECT invoice_id, order_id, customer, amount_cents, refunded, refund_reason"
-                " FROM invoices WHERE invoice_id = ?",
-                (invoice_id,),
-            ).fetchone()
+        with self._engine.connect() as db:
+            row = db.execute(select(invoices).where(invoices.c.invoice_id == invoice_id)).one_or_none()
         if row is None:
             raise NoSuchInvoice(invoice_id)
-        return StoredInvoice(row[0], row[1], row[2], row[3], bool(row[4]), row[5])
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=5.0)
+        return StoredInvoice(*row)

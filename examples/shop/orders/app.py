@@ -6,10 +6,11 @@
     GET  /health                                                     -> 200
 
 Errors are JSON, ``{"detail": ...}``: 400 a body that makes no sense, 401 not of this shop, 404 no such order,
-409 not paid or refunded before, 502 billing failed.
+409 not paid or refunded before, 502 billing failed, or the queue to shipping.
 
 SHOP_ORDERS_DB         SQLite file of the orders (orders.db)
 SHOP_BILLING_TARGET    host:port of billing (127.0.0.1:8002)
+SHOP_QUEUE_DIR         folder of the queue to shipping (queue)
 SHOP_TOKEN_FILE        file with the token that the shop's services share; required
 """
 
@@ -25,6 +26,7 @@ from flask import Blueprint, Flask, abort, current_app, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from shop.orders.billing_client import AlreadyRefunded, BillingClient, BillingFailed
+from shop.orders.shipping_client import ShippingClient, ShippingFailed
 from shop.orders.store import NoSuchOrder, Orders
 from shop.service_token import ServiceToken
 
@@ -43,6 +45,7 @@ def create_app() -> Flask:
     token = ServiceToken.read(Path(os.environ["SHOP_TOKEN_FILE"]))
     app.extensions["orders"] = Orders(Path(os.environ.get("SHOP_ORDERS_DB", "orders.db")))
     app.extensions["billing"] = BillingClient(os.environ.get("SHOP_BILLING_TARGET", "127.0.0.1:8002"), token)
+    app.extensions["shipping"] = ShippingClient(Path(os.environ.get("SHOP_QUEUE_DIR", "queue")))
 
     @app.before_request
     def only_the_shop() -> None:
@@ -53,6 +56,7 @@ def create_app() -> Flask:
     app.register_error_handler(HTTPException, _as_json)
     app.register_error_handler(NoSuchOrder, lambda _: _problem(HTTPStatus.NOT_FOUND, "no such order"))
     app.register_error_handler(BillingFailed, _billing_failed)
+    app.register_error_handler(ShippingFailed, _shipping_failed)
     return app
 
 
@@ -70,7 +74,9 @@ def place_order() -> ResponseReturnValue:
     order = orders.place(customer, item, quantity, PRICES_CENTS[item] * quantity)
     # When billing fails here the order stays "placed": unpaid, and refused by refund.
     invoice = billing.charge(order.order_id, customer, order.amount_cents)
-    return asdict(orders.set_paid(order.order_id, invoice.invoice_id)), HTTPStatus.CREATED
+    order = orders.set_paid(order.order_id, invoice.invoice_id)
+    _shipping().send(order)
+    return asdict(order), HTTPStatus.CREATED
 
 
 @routes.get("/orders/<int:order_id>")
@@ -111,6 +117,11 @@ def _billing() -> BillingClient:
     return billing
 
 
+def _shipping() -> ShippingClient:
+    shipping: ShippingClient = current_app.extensions["shipping"]
+    return shipping
+
+
 def _body() -> dict[str, Any]:
     body = request.get_json()
     if not isinstance(body, dict):
@@ -121,6 +132,11 @@ def _body() -> dict[str, Any]:
 def _billing_failed(problem: BillingFailed) -> ResponseReturnValue:
     current_app.logger.warning("billing: %s", problem)
     return _problem(HTTPStatus.BAD_GATEWAY, "billing failed")
+
+
+def _shipping_failed(problem: ShippingFailed) -> ResponseReturnValue:
+    current_app.logger.error("shipping: %s", problem)
+    return _problem(HTTPStatus.BAD_GATEWAY, "the order is paid; it could not be handed to shipping")
 
 
 def _as_json(problem: HTTPException) -> ResponseReturnValue:

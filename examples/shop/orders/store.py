@@ -1,11 +1,17 @@
-"""Keep the orders in a SQLite file. An order is placed, then paid, then perhaps refunded."""
+"""Keep the orders in a database. An order is placed, then paid, then perhaps refunded."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+
+from sqlalchemy import DDL, CheckConstraint, Text, create_engine, event
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,  # noqa: TC002 - the mapper reads it
+    MappedAsDataclass,
+    mapped_column,
+    sessionmaker,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -13,84 +19,76 @@ if TYPE_CHECKING:
 State = Literal["placed", "paid", "refunded"]
 
 FIRST_ORDER = 1001  # nobody likes to be customer number one
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS orders (
-    order_id     INTEGER PRIMARY KEY AUTOINCREMENT,
-    customer     TEXT NOT NULL,
-    item         TEXT NOT NULL,
-    quantity     INTEGER NOT NULL CHECK (quantity > 0),
-    amount_cents INTEGER NOT NULL CHECK (amount_cents > 0),
-    invoice_id   TEXT NOT NULL DEFAULT '',
-    state        TEXT NOT NULL DEFAULT 'placed' CHECK (state IN ('placed', 'paid', 'refunded'))
-) STRICT
-"""
-_NUMBER_FROM = """
-INSERT INTO sqlite_sequence (name, seq)
-SELECT 'orders', ? WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'orders')
-"""
 
 
 class NoSuchOrder(LookupError):  # noqa: N818 - a fact about a request
     """No order has this number."""
 
 
-@dataclass(frozen=True)
-class Order:
+class Base(MappedAsDataclass, DeclarativeBase):
+    """The tables of this service."""
+
+
+class Order(Base):
     """One row of the table."""
 
-    order_id: int
-    customer: str
-    item: str
-    quantity: int
-    amount_cents: int
-    invoice_id: str
-    state: State
+    __tablename__ = "orders"
+    __table_args__ = (
+        CheckConstraint("quantity > 0"),
+        CheckConstraint("amount_cents > 0"),
+        CheckConstraint("state IN ('placed', 'paid', 'refunded')"),
+        {"sqlite_autoincrement": True, "sqlite_strict": True},
+    )
+
+    order_id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    customer: Mapped[str] = mapped_column(Text)
+    item: Mapped[str] = mapped_column(Text)
+    quantity: Mapped[int]
+    amount_cents: Mapped[int]
+    invoice_id: Mapped[str] = mapped_column(Text, default="")
+    state: Mapped[State] = mapped_column(Text, default="placed")
+
+
+event.listen(
+    Order.__table__,
+    "after_create",
+    DDL(f"INSERT INTO sqlite_sequence (name, seq) VALUES ('orders', {FIRST_ORDER - 1})"),  # type: ignore[no-untyped-call]
+)
 
 
 class Orders:
-    """All orders of the shop. Safe to call from several threads: each call has a connection of its own."""
+    """All orders of the shop, in a SQLite file. Safe to call from several threads: each call is a session of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        with closing(self._connect()) as db, db:
-            db.execute(_SCHEMA)
-            db.execute(_NUMBER_FROM, (FIRST_ORDER - 1,))
+        engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 5.0})
+        Base.metadata.create_all(engine)
+        self._sessions = sessionmaker(engine, expire_on_commit=False)
 
     def place(self, customer: str, item: str, quantity: int, amount_cents: int) -> Order:
         """A new order, not paid yet."""
-        with closing(self._connect()) as db, db:
-            order_id = db.execute(
-                "INSERT INTO orders (customer, item, quantity, amount_cents) VALUES (?, ?, ?, ?)",
-                (customer, item, quantity, amount_cents),
-            ).lastrowid
-        assert order_id is not None
-        return self.get(order_id)
+        order = Order(customer, item, quantity, amount_cents)
+        with self._sessions.begin() as session:
+            session.add(order)
+        return order
 
     def set_paid(self, order_id: int, invoice_id: str) -> Order:
         """The order, with its invoice."""
-        with closing(self._connect()) as db, db:
-            db.execute(
-                "UPDATE orders SET state = 'paid', invoice_id = ? WHERE order_id = ?", (invoice_id, order_id)
-            )
-        return self.get(order_id)
+        with self._sessions.begin() as session:
+            order = session.get_one(Order, order_id)
+            order.state, order.invoice_id = "paid", invoice_id
+        return order
 
     def set_refunded(self, order_id: int) -> Order:
         """The order, after its money went back."""
-        with closing(self._connect()) as db, db:
-            db.execute("UPDATE orders SET state = 'refunded' WHERE order_id = ?", (order_id,))
-        return self.get(order_id)
+        with self._sessions.begin() as session:
+            order = session.get_one(Order, order_id)
+            order.state = "refunded"
+        return order
 
     def get(self, order_id: int) -> Order:
         """Raises NoSuchOrder."""
-        with closing(self._connect()) as db:
-            row = db.execute(
-                "SELECT order_id, customer, item, quantity, amount_cents, invoice_id, state"
-                " FROM orders WHERE order_id = ?",
-                (order_id,),
-            ).fetchone()
-        if row is None:
+        with self._sessions() as session:
+            order = session.get(Order, order_id)
+        if order is None:
             raise NoSuchOrder(order_id)
-        return Order(*row)
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=5.0)
+        return order

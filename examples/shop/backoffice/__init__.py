@@ -1,0 +1,1 @@
+"""Where the shop's clerks work: Django's admin site over the orders, with people and groups of its own."""

@@ -1,0 +1,8 @@
+"""What the server runs: `gunicorn shop.backoffice.wsgi`."""
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.backoffice.settings")
+application = get_wsgi_application()

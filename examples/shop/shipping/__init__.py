@@ -1,0 +1,1 @@
+"""Sends paid orders out: a Celery worker that takes them off a queue and keeps the parcels."""
