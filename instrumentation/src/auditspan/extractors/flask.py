@@ -10,6 +10,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+import wrapt
+
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
@@ -65,17 +67,23 @@ class FlaskSource:
     location = ""
     session = ""
     cut_short = ""  # why the response did not come to its end
+    left: Actor | None = None  # who logged out
 
     def __init__(self, request: Any, g: Any) -> None:
         self.request = request
         self._g = g
 
     def actor(self) -> Actor | None:
-        """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
+        """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER.
+
+        Of a logout, the one that was there before.
+        """
+        if self.left is not None:
+            return self.left
         found = []
         for place in _USERS:
             user = self._g.get(place, _MISSING)
-            actor = self._named(user) if user is not _MISSING else None
+            actor = self.named(user) if user is not _MISSING else None
             if actor is not None:
                 if actor.id != names.ANONYMOUS:
                     return actor
@@ -118,7 +126,8 @@ class FlaskSource:
         """An argument of the view."""
         return (self.request.view_args or {}).get(name)
 
-    def _named(self, user: Any) -> Actor | None:
+    def named(self, user: Any) -> Actor | None:
+        """*user* as an actor; None without a name."""
         authenticated = getattr(user, "is_authenticated", bool(user))
         if callable(authenticated):
             authenticated = authenticated()
@@ -183,6 +192,18 @@ def _hear_of_responses() -> None:
     import flask  # noqa: PLC0415 - called only where Flask is
 
     flask.request_finished.connect(_on_finished, weak=False)
+    wrapt.when_imported("flask_login.signals")(_hear_of_logouts)
+
+
+def _hear_of_logouts(module: Any) -> None:
+    module.user_logged_out.connect(_on_logged_out, weak=False)
+
+
+def _logged_out(_: Any, user: Any = None, **__: Any) -> None:
+    """On Flask-Login's signal: afterwards nobody knows who it was."""
+    source = sys.modules["flask"].request.environ.get(_SOURCE)
+    if isinstance(source, FlaskSource):
+        source.left = source.named(user)
 
 
 def _finished(_: Any, response: Any, **__: Any) -> None:
@@ -256,3 +277,4 @@ class _Stream:
 
 
 _on_finished: Final = guard(_finished)  # one object, so that the signal knows it again
+_on_logged_out: Final = guard(_logged_out)
