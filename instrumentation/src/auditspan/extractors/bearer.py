@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INSTRUMENTORS: Final = ()
-TESTED: Final = {"PyJWT": ("2.15", "2.15"), "joserfc": ("1.8", "1.8"), "Authlib": ("1.9", "1.9")}
+TESTED: Final = {"PyJWT": ("2", "2"), "joserfc": ("1", "1"), "Authlib": ("1", "1")}
 
 # RFC 9068 sections 2.2.3 and 2.2.3.1, and what common issuers write: Azure AD's scp, Auth0's permissions.
 _ROLES: Final = ("roles", "groups", "scope", "scopes", "scp", "permissions")
