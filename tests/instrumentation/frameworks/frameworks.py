@@ -34,7 +34,7 @@ def session(service: Any, name: str) -> Headers:
     """Django's own login form."""
     url = f"http://127.0.0.1:{service.port}/enter"
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(url, data=form, headers=CSRF, trust_env=False)
+    response = httpx.post(url, data=form, headers=CSRF, trust_env=False, timeout=services.DEADLINE_S)
     cookie = response.headers["set-cookie"].partition("sessionid=")[2].partition(";")[0]
     return CSRF | {"cookie": f"{CSRF['cookie']}; sessionid={cookie}"}
 
@@ -42,7 +42,9 @@ def session(service: Any, name: str) -> Headers:
 def json_web_token(service: Any, name: str) -> Headers:
     """A token of djangorestframework-simplejwt."""
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False)
+    response = httpx.post(
+        f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False, timeout=services.DEADLINE_S
+    )
     return {"authorization": f"Bearer {response.json()['access']}"}
 
 

@@ -120,6 +120,24 @@ def test_a_client_s_own_token_is_that_of_a_service(fastapi):
     assert of(record, expected) == expected
 
 
+@pytest.mark.parametrize(
+    ("claims", "roles"),
+    [
+        ({"scope": "a b"}, ["a", "b"]),
+        ({"scp": ["a", "b"]}, ["a", "b"]),
+        ({"permissions": ["a"], "roles": ["b"], "groups": ["c"]}, ["a", "b", "c"]),
+        ({"realm_access": {"roles": ["a", "b"]}}, ["a", "b"]),
+        ({"roles": {"a": {"org": 7}}}, ["a"]),
+        ({"roles": True, "scope": 7, "scp": [{}]}, None),
+    ],
+    ids=["scope", "scp", "permissions-roles-groups", "keycloak", "zitadel", "of-other-types"],
+)
+def test_roles_are_what_the_issuer_writes_them_as(fastapi, claims, roles):
+    claims = dict.fromkeys(("scope", "groups")) | claims
+    record = fastapi.record("PUT", "/pyjwt/7", headers=bearer(**claims))
+    assert (record["actor.id"], record["actor.roles"]) == ("alice", roles)
+
+
 @pytest.fixture(scope="module")
 def flask(tmp_path_factory):
     yield from running(tmp_path_factory, "flask", [sys.executable, "auth_flask.py"])
@@ -168,7 +186,7 @@ def test_the_example_of_the_guide_does_what_it_says(tmp_path):
 def signed_in(flask):
     url = f"http://127.0.0.1:{flask.port}/login"
     form = {"name": "alice", "password": "alice-password"}
-    response = httpx.post(url, data=form, trust_env=False)
+    response = httpx.post(url, data=form, trust_env=False, timeout=services.DEADLINE_S)
     return {"cookie": response.headers["set-cookie"].partition(";")[0]}
 
 
@@ -226,7 +244,9 @@ def rest(tmp_path_factory):
 
 def stored_token(service, name):
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(f"http://127.0.0.1:{service.port}/keys", data=form, trust_env=False)
+    response = httpx.post(
+        f"http://127.0.0.1:{service.port}/keys", data=form, trust_env=False, timeout=services.DEADLINE_S
+    )
     return {"authorization": f"Token {response.json()['token']}"}
 
 

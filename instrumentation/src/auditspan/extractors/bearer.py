@@ -111,12 +111,17 @@ def _protected(found: Any, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def _request_with(token: str) -> context.AuditedSpan | None:
-    """The request that is being answered, when *token* is its own credential."""
+    """The request that is being answered, when *token* is its own credential.
+
+    Only one that is answered with a status of HTTP's, which says whether the token was believed.
+    """
     state = context.current()
     state = state.root() if state is not None else None
-    header = getattr(state.source, "header", None) if state is not None else None
-    sent = header("authorization") if header is not None else []
-    return state if any(value.partition(" ")[2].strip() == token for value in sent) else None
+    source: Any = state.source if state is not None else None
+    if not hasattr(source, "header") or not hasattr(source, "status"):
+        return None
+    sent = (value.partition(" ")[2].strip() for value in source.header("authorization"))
+    return state if token in sent else None
 
 
 def _expired(claims: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import auditspan
 from aiohttp import web
 
 ROLES = {"alice": ["sales", "admin"], "bob": ["sales"]}
-USER = web.RequestKey("user", dict)
+USER = web.RequestKey("user", dict) if hasattr(web, "RequestKey") else "user"  # since 3.14
 started = asyncio.Event()
 
 
