@@ -222,9 +222,10 @@ def ask(name: str, rows: tuple[Versions, ...], tests: tuple[tuple[tuple[str, ...
     return passed
 
 
-def oldest(rows: list[Versions]) -> tuple[Versions, ...]:
-    """One of each framework, the last in the table."""
-    return tuple({row.framework: row for row in rows if row.python <= sys.version_info[:2]}.values())
+def oldest() -> tuple[Versions, ...]:
+    """One row of each framework, the last in the table, and what the rest of the suite needs."""
+    rows = {row.framework: row for row in ROWS if row.python <= sys.version_info[:2]}
+    return (*rows.values(), Versions("wsgi", "WSGI", {}, ("repoze.who", "gunicorn"), ()))
 
 
 def main() -> int:
@@ -237,8 +238,7 @@ def main() -> int:
     given = parser.parse_args()
     rows = [row for row in ROWS if not given.names or row.name in given.names]
     if given.quick:
-        together = oldest(rows)
-        return 0 if ask("oldest", together, QUICK) else 1
+        return 0 if ask("oldest", oldest(), QUICK) else 1
     failed = []
     for row in rows:
         if sys.version_info < row.python:
