@@ -10,7 +10,7 @@ HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
 	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd pairs.py pairs.pxd native.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-faults-services test-languages bench lint fuzz asan format proto clean
+.PHONY: help setup demo test test-faults test-faults-services test-languages test-frameworks bench lint fuzz asan format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -53,6 +53,10 @@ test-faults-services: $(COMPILED) ## End services in every way, and write what c
 test-languages: $(COMPILED) ## Run services in Node, Go and Java with their stock SDKs against the collector; demands their toolchains
 	@echo "==> Building and running a service in each language; the first build downloads and compiles SDKs, minutes"
 	@AUDITSPAN_LANGUAGES="node go java" $(BIN)/python -m pytest tests/languages
+
+test-frameworks: $(COMPILED) ## Ask the frameworks' tests of older versions, each in an environment of its own (QUICK=1: together in one; ROWS="flask-2.3")
+	@echo "==> Environments in build/frameworks, made once; some ten minutes on two cores, QUICK=1 three"
+	@$(BIN)/python tests/instrumentation/frameworks/other_versions.py $(if $(filter 1,$(QUICK)),--quick) $(ROWS)
 
 bench: $(COMPILED) ## Measure services, collector and store beside their peers, twenty minutes (QUICK=1: five; PEERS=0: without installing peers)
 	@$(BIN)/python -m bench --keep $(if $(filter 1,$(QUICK)),--quick) $(if $(filter 0,$(PEERS)),,--peers) $(SUITES)

@@ -165,7 +165,7 @@ class AuditedSpan:
     that it waits for the end of the response, which comes after that of the span.
     An entry span (SERVER, CONSUMER) is one that work comes in by; *parent* is the nearest audited span around this
     one in this process; *carried* are the names of audit attributes that came as baggage, so that nobody's copy of
-    them counts; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
+    them counts; *verified* is whom a token of the request names that the application has verified; *rule* is the operator's for this request; *shown* are the attributes that its ordinary span got,
     *before* all that it had then, *told* those of the record. A state stays useful after its span has *ended*: work in
     the background goes on in its name.
     """
@@ -179,6 +179,7 @@ class AuditedSpan:
     written: bool = False
     held: bool = False
     actor: Actor | None = None
+    verified: Actor | None = None
     action: str = ""
     outcome: str = ""
     reason: str = ""
@@ -268,9 +269,13 @@ class AuditedSpan:
         if self.source is None:
             return None
         try:
-            return self.source.actor()
+            found = self.source.actor()
         except Exception:  # noqa: BLE001 - an application's user object may raise anything; it names nobody then
-            return None
+            found = None
+        if self.verified is None or (found is not None and found.id != names.ANONYMOUS):
+            return found
+        # Answered with 401, the application has not believed the token after all: revoked, or for somebody else.
+        return found if getattr(self.source, "status", 0) == 401 else self.verified
 
 
 class _Lazily:

@@ -264,7 +264,7 @@ def test_an_application_that_can_t_be_imported_says_where(doctor):
     ("arguments", "said"),
     [
         (("nosuch:app",), "there is no module 'nosuch'"),
-        (("json:dumps", "--offline"), "the doctor knows FastAPI, Starlette and Flask"),
+        (("json:dumps", "--offline"), "the doctor knows FastAPI, Starlette, Flask"),
     ],
     ids=["module", "type"],
 )

@@ -69,39 +69,6 @@ def caller(request, tmp_path_factory, harness):
 @pytest.mark.parametrize(
     ("call", "token", "expected"),
     [
-        (("unary_unary", "ChargeCard", b"x"), "", UNKNOWN | {"action": "CHARGE", "outcome": "success"}),
-        (
-            ("unary_unary", "ChargeCard", b"x"),
-            "token-of-alice",
-            ALICE | {"action": "CHARGE", "outcome": "success"},
-        ),
-        (
-            ("unary_unary", "ChargeCard", b"x"),
-            "made-up",
-            UNKNOWN | {"action": "CHARGE", "outcome": "denied", "reason": "UNAUTHENTICATED: bad token"},
-        ),
-        (
-            ("unary_unary", "ChargeCard", b"denied"),
-            "token-of-alice",
-            ALICE | {"outcome": "denied", "reason": "PERMISSION_DENIED: managers only"},
-        ),
-        (
-            ("unary_unary", "ChargeCard", b"missing"),
-            "token-of-alice",
-            ALICE | {"outcome": "failure", "reason": None},
-        ),
-        (("unary_unary", "ChargeCard", b"crash"), "token-of-alice", ALICE | {"outcome": "failure"}),
-        (
-            ("unary_unary", "GetInvoice", b"denied"),
-            "token-of-alice",
-            ALICE | {"action": "READ", "outcome": "denied"},
-        ),
-        (
-            ("unary_stream", "CreateInvoices", b"x"),
-            "token-of-alice",
-            ALICE | {"action": "CREATE", "outcome": "success"},
-        ),
-        (("unary_stream", "CreateInvoices", b"crash"), "token-of-alice", ALICE | {"outcome": "failure"}),
         (
             ("stream_unary", "UploadReceipts", iter([b"a", b"b"])),
             "token-of-alice",
@@ -114,15 +81,6 @@ def caller(request, tmp_path_factory, harness):
         ),
     ],
     ids=[
-        "nobody",
-        "named-by-the-interceptor",
-        "refused-by-the-interceptor",
-        "permission-denied",
-        "not-found",
-        "exception",
-        "denied-read",
-        "response-stream",
-        "exception-in-a-response-stream",
         "request-stream",
         "both-streams",
     ],
@@ -150,12 +108,6 @@ def test_a_service_with_a_certificate_is_the_actor(caller):
 def test_who_was_refused_is_known_by_the_certificate(caller):
     record = caller.record("unary_unary", "ChargeCard", b"x", channel=caller.gateway, token="made-up")
     assert (record["actor.id"], record["outcome"]) == ("spiffe://shop.test/gateway", "denied")
-
-
-def test_a_reading_call_leaves_no_record(caller, harness):
-    trace_id, _ = caller.call("unary_unary", "GetInvoice", b"x", token="token-of-alice")
-    caller.record("unary_unary", "ChargeCard", b"x")
-    assert [record for record in harness.spooled(caller.service.spool) if record.trace_id == trace_id] == []
 
 
 def test_one_calls_actor_is_never_the_next_ones(caller):

@@ -72,12 +72,8 @@ def one(service, trace_id):
 @pytest.mark.parametrize(
     ("path", "hang_up_after", "expected"),
     [
-        ("/streams/whole", None, ("success", None)),
         ("/threads/whole", None, ("success", None)),
-        ("/streams/breaks", None, ("failure", "the response was cut short")),
         ("/threads/breaks", None, ("failure", "the response was cut short")),
-        ("/streams/endless", 3, ("failure", "the client disconnected")),
-        ("/cancelled", None, ("failure", "cancelled before there was a response")),
     ],
 )
 def test_an_asgi_request_has_one_record_with_its_outcome(asgi, path, hang_up_after, expected):
@@ -114,7 +110,6 @@ def test_a_request_that_a_stopping_server_cancels_has_failed(tmp_path_factory, h
 @pytest.mark.parametrize(
     ("path", "hang_up_after", "expected"),
     [
-        ("/streams/whole", None, ("success", None)),
         ("/contexts/whole", None, ("success", None)),
         ("/known/whole", None, ("success", None)),
         ("/nothing/whole", None, ("success", None)),

@@ -32,8 +32,6 @@ def service(tmp_path_factory, harness):
                 "target.id": "7/approve",
             },
         ),
-        (("POST", "/crash"), ALICE, {"actor.id": "alice", "outcome": "failure", "target.type": "crash"}),
-        (("POST", "/stream"), None, {"actor.id": "anonymous", "outcome": "success"}),
         (("GET", "/private"), None, {"outcome": "denied", "reason": "401 Unauthorized", "action": "READ"}),
         (
             ("DELETE", "/inner/files/a/b/c.txt"),
@@ -41,12 +39,8 @@ def service(tmp_path_factory, harness):
             {"actor.id": "alice", "action": "DELETE", "target.type": "files", "target.id": "a/b/c.txt"},
         ),
     ],
-    ids=["authenticated", "refused-by-late-middleware", "exception", "stream", "denied-read", "mounted-path"],
+    ids=["authenticated", "refused-by-late-middleware", "denied-read", "mounted-path"],
 )
 def test_a_request_becomes_a_record(service, request_line, auth, expected):
     record = service.record(*request_line, auth=auth)
     assert {name: record[name] for name in expected} == expected
-
-
-def test_an_ordinary_read_leaves_no_record(service):
-    service.nothing("GET", "/private", auth=ALICE, after=("POST", "/stream"))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from instrumentation.frameworks.shops import RpcShop, Shop
 
 from instrumentation import services
 
@@ -33,7 +34,7 @@ def session(service: Any, name: str) -> Headers:
     """Django's own login form."""
     url = f"http://127.0.0.1:{service.port}/enter"
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(url, data=form, headers=CSRF, trust_env=False)
+    response = httpx.post(url, data=form, headers=CSRF, trust_env=False, timeout=services.DEADLINE_S)
     cookie = response.headers["set-cookie"].partition("sessionid=")[2].partition(";")[0]
     return CSRF | {"cookie": f"{CSRF['cookie']}; sessionid={cookie}"}
 
@@ -41,7 +42,9 @@ def session(service: Any, name: str) -> Headers:
 def json_web_token(service: Any, name: str) -> Headers:
     """A token of djangorestframework-simplejwt."""
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False)
+    response = httpx.post(
+        f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False, timeout=services.DEADLINE_S
+    )
     return {"authorization": f"Bearer {response.json()['access']}"}
 
 
@@ -49,52 +52,45 @@ def json_web_token(service: Any, name: str) -> Headers:
 class Framework:
     """One shop and the server that it runs in.
 
-    *command* runs in ``apps/``, with ``{port}`` as a free port. *excluded* is the variable that leaves out URLs, or
-    empty. *sign_in* gives the headers of somebody who has proved who they are, asked once a person; nobody sends
-    *always*. *late*: people are authenticated by views, so without one nobody is known. *cancels*: a handler may be cancelled while it runs.
+    *command* runs in ``apps/``, with ``{port}`` as a free port. *excluded* is the variable that leaves out URLs. *sign_in*
+    gives the headers of somebody who has proved who they are, asked once a person; nobody sends *always*, and is called
+    *nobody* in records. *late*: people are authenticated by views, so without one nobody is known. *cancels*: a handler
+    may be cancelled while it runs. *without* names the cases that can't be, each with the reason.
     """
 
     name: str
     command: list[str]
     excluded: str = ""
+    shop: type[Shop] = Shop
     sign_in: Callable[[Any, str], Headers] = basic
     auth_method: str = "basic"
+    nobody: str = "anonymous"
     cancels: bool = False
     late: bool = False
     always: Headers = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    without: dict[str, str] = field(default_factory=dict)
 
     def start(self, folder: Path) -> Shop:
         """Start it under opentelemetry-instrument."""
         environment = {"OTEL_AUDITSPAN_READS": "/reports/*", "OTEL_AUDITSPAN_FLOOD_INTERVAL_S": "0"}
         environment |= {self.excluded: "excluded"} if self.excluded else {}
         environment |= {"SHOP_FOLDER": str(folder)} | self.environment
-        return Shop(self, services.start(folder, self.command, environment, apps=APPS))
+        return self.shop(self, services.start(folder, self.command, environment, apps=APPS))
 
 
-class Shop:
-    """A shop that runs, and the people who are signed in to it."""
-
-    def __init__(self, framework: Framework, service: services.Service) -> None:
-        self.framework = framework
-        self.service = service
-        self._headers: dict[str, Headers] = {"": framework.always}
-
-    def headers(self, who: str) -> Headers:
-        """What *who* sends with each request; nothing for nobody."""
-        if who not in self._headers:
-            self._headers[who] = self.framework.sign_in(self.service, who)
-        return self._headers[who]
-
-    def call(self, method: str, path: str, who: str = "", **arguments: Any) -> tuple[Any, str]:
-        """The response and the trace of a request of *who*."""
-        headers = self.headers(who) | arguments.pop("headers", {})
-        return self.service.call(method, path, headers=headers, **arguments)
-
-    def record(self, method: str, path: str, who: str = "", **arguments: Any) -> services.Written:
-        """The one record of it."""
-        (record,) = self.service.records(self.call(method, path, who, **arguments)[1])
-        return record
+# What only gRPC lacks.
+RPC = {
+    "no-such-route": "gRPC answers UNIMPLEMENTED before the instrumentation begins a span",
+    "mounted-router": "a service is a name, and in no other",
+    "sub-application": "a server has services, and no server in it",
+}
+RPC_SETTINGS = {
+    "OTEL_AUDITSPAN_READS": "/shop.v1.ReportsService/*",
+    "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES": "shop.v1.ExcludedService",
+}
+# A record is there whatever ordinary sampling drops; here it drops everything.
+NOT_SAMPLED = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
 
 
 def _gunicorn(app: str) -> list[str]:
@@ -111,6 +107,7 @@ FRAMEWORKS = (
         services.uvicorn("shop_starlette:app"),
         "OTEL_PYTHON_STARLETTE_EXCLUDED_URLS",
         cancels=True,
+        environment=NOT_SAMPLED,
     ),
     Framework("flask", [sys.executable, "shop_flask.py"], "OTEL_PYTHON_FLASK_EXCLUDED_URLS"),
     Framework(
@@ -139,5 +136,37 @@ FRAMEWORKS = (
         auth_method="bearer",
         late=True,
         environment={"SHOP_URLS": "shop_drf"},
+    ),
+    Framework(
+        "aiohttp-server",
+        [sys.executable, "shop_aiohttp.py"],
+        "OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS",
+        cancels=True,
+    ),
+    Framework(
+        "wsgi",
+        _gunicorn("shop_wsgi:app"),
+        nobody="unknown",
+        environment=NOT_SAMPLED,
+        without={"excluded-url": "OpenTelemetry's middleware has no setting for it"},
+    ),
+    Framework(
+        "grpc",
+        [sys.executable, "shop_grpc.py", "sync"],
+        "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES",
+        shop=RpcShop,
+        nobody="unknown",
+        environment=NOT_SAMPLED | RPC_SETTINGS,
+        without=RPC,
+    ),
+    Framework(
+        "grpc-aio",
+        [sys.executable, "shop_grpc.py", "aio"],
+        "OTEL_PYTHON_GRPC_EXCLUDED_SERVICES",
+        shop=RpcShop,
+        nobody="unknown",
+        cancels=True,
+        environment=RPC_SETTINGS,
+        without=RPC,
     ),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -50,16 +49,8 @@ def of(record, expected):
     ("request_line", "headers", "expected"),
     [
         (("POST", "/orders"), {}, NOBODY | CREATED),
-        (("POST", "/orders"), {"x-guest": "1"}, GUEST | CREATED),
-        (("POST", "/orders"), bearer("alice"), ALICE | CREATED | {"actor.auth_method": "bearer"}),
         (("POST", "/orders"), bearer("eve"), NOBODY | {"outcome": "denied", "reason": "401 Unauthorized"}),
-        (("GET", "/orders/7"), bearer("bob"), BOB | {"action": "READ", "target.id": "7"}),
         (("DELETE", "/orders/7"), bearer("alice"), ALICE | {"action": "DELETE", "outcome": "success"}),
-        (("DELETE", "/orders/7"), {}, NOBODY | {"outcome": "denied", "reason": "401 Unauthorized"}),
-        (("DELETE", "/orders/7"), bearer("bob"), BOB | {"outcome": "denied", "reason": "403 Forbidden"}),
-        (("POST", "/orders/7/crash"), bearer("bob"), BOB | {"action": "CRASH", "outcome": "failure"}),
-        (("POST", "/orders/7/validate"), bearer("bob"), BOB | {"outcome": "failure", "target.id": "7"}),
-        (("POST", "/nowhere"), bearer("bob"), BOB | {"outcome": "failure", "target.type": None}),
         (("PUT", "/orders"), bearer("bob"), BOB | {"outcome": "failure"}),
         (("GET", "/account"), bearer("bob"), BOB | {"reason": "redirected to the login page"}),
         (("POST", "/said"), bearer("bob"), {"actor.id": "carol", "actor.auth_method": "mtls"}),
@@ -72,21 +63,12 @@ def of(record, expected):
             ALICE | {"target.type": "users", "target.id": "eve"},
         ),
         (("POST", "/admin/deeper/reports"), bearer("alice"), ALICE | {"target.type": "reports"}),
-        (("POST", "/streams/whole"), bearer("bob"), BOB | {"outcome": "success"}),
         (("POST", "/generated/whole"), bearer("bob"), BOB | {"outcome": "success"}),
     ],
     ids=[
         "nobody-can-say",
-        "anonymous",
-        "several-roles",
         "refused-by-a-middleware",
-        "read-asked-for",
         "raised-success",
-        "401",
-        "403",
-        "exception",
-        "validation-error",
-        "no-such-route",
         "no-such-method",
         "sent-to-the-login-page",
         "set-actor",
@@ -95,7 +77,6 @@ def of(record, expected):
         "aiohttp-security-permits-not",
         "sub-application",
         "sub-application-of-one",
-        "stream",
         "generated-body",
     ],
 )
@@ -152,42 +133,6 @@ def test_the_record_of_a_stream_is_there_before_its_last_piece(tmp_path):
         service.stop()
 
 
-def test_two_users_at_the_same_time_are_never_mixed_up(service):
-    def order(number: int) -> tuple[str, str]:
-        name = ("alice", "bob")[number % 2]
-        headers = bearer(name) | traceparent(trace_id := new_trace())
-        with httpx.Client(trust_env=False, timeout=60) as client:
-            client.post(f"http://127.0.0.1:{service.port}/nested", headers=headers)
-        return trace_id, name
-
-    with ThreadPoolExecutor(20) as pool:
-        expected = dict(pool.map(order, range(200)))
-
-    def found():
-        by_trace = {trace_id: set() for trace_id in expected}
-        for record in spooled(service.spool):
-            if record.trace_id in by_trace:
-                by_trace[record.trace_id].add((record["action"], record["actor.id"]))
-        return by_trace if all(len(records) == 2 for records in by_trace.values()) else None
-
-    for trace_id, records in wait_for(found, "400 records").items():
-        assert records == {("CREATE", expected[trace_id]), ("CHARGE", expected[trace_id])}
-
-
-def test_work_in_the_background_goes_on_in_the_request_s_name(service):
-    _, trace_id = service.call("POST", "/background", headers=bearer("alice"))
-    by_action = {record["action"]: record for record in service.records(trace_id, 2)}
-    assert by_action["NOTIFY"]["actor.id"] == "alice"
-    assert by_action["NOTIFY"]["parent.span_id"] == by_action["CREATE"].span.span_id.hex()
-
-
-def test_an_excluded_url_leaves_nothing_and_the_log_says_so(service):
-    service.nothing("POST", "/health", after=("POST", "/orders"))
-    assert (
-        "requests that OTEL_PYTHON_AIOHTTP_SERVER_EXCLUDED_URLS leaves out get no audit record" in service.log
-    )
-
-
 # -- sessions
 
 
@@ -212,9 +157,14 @@ def converse(service, *messages: str, name: str = "alice", headers: dict[str, st
         (("close 1008",), ALICE | {"outcome": "denied", "reason": "closed with 1008 (policy violation)"}),
         (("close 4000",), ALICE | {"outcome": "unknown", "reason": "closed with 4000"}),
         (("i am carol",), {"actor.id": "carol", "outcome": "success"}),
-        (("raise",), ALICE | {"outcome": "failure"}),
     ],
-    ids=["the-client-closes", "closed", "denied-later", "an-own-code", "set-actor", "exception"],
+    ids=[
+        "the-client-closes",
+        "closed",
+        "denied-later",
+        "an-own-code",
+        "set-actor",
+    ],
 )
 def test_a_session_is_one_record_however_many_messages_it_had(service, messages, expected):
     trace_id = converse(service, *messages)

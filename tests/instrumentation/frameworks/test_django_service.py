@@ -17,7 +17,7 @@ DJANGO = [framework for framework in FRAMEWORKS if framework.name in ("django-ws
 def shop(request, tmp_path_factory):
     started = request.param.start(tmp_path_factory.mktemp(request.param.name))
     yield started
-    started.service.stop()
+    started.stop()
 
 
 def said(record, *which):

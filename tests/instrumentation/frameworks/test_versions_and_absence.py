@@ -9,6 +9,7 @@ import types
 
 import pytest
 from auditspan import bootstrap
+from instrumentation.frameworks import other_versions
 
 WITHOUT = """
 import sys
@@ -105,3 +106,31 @@ def test_a_framework_that_is_not_installed_is_passed_over_and_the_next_one_is_no
     with caplog.at_level(logging.WARNING):
         bootstrap.check_versions(types.SimpleNamespace(TESTED={"absent": ("1", "1"), "there": ("6", "6")}))
     assert [message.split()[1] for message in caplog.messages] == ["there"]
+
+
+def test_the_page_of_versions_is_what_make_test_frameworks_tries():
+    assert other_versions.PAGE.read_text() == other_versions.page()
+
+
+TRIED = [
+    pytest.param(name, version, id=f"{name} {version}")
+    for row in other_versions.ROWS
+    for name, version in row.versions.items()
+    if row.python <= sys.version_info[:2]
+]
+
+
+@pytest.mark.parametrize(("name", "version"), TRIED)
+def test_a_version_that_is_tried_is_in_its_extractor_s_range(monkeypatch, caplog, name, version):
+    ranges = {
+        distribution: tested
+        for extractor in bootstrap.installed_extractors()
+        for distribution, tested in getattr(extractor, "TESTED", {}).items()
+        if distribution.lower() == name.lower()
+    }
+    monkeypatch.setattr(bootstrap.importlib.metadata, "version", lambda _: version)
+    extractor = types.SimpleNamespace(
+        INSTRUMENTORS=("some:Instrumentor",), TESTED=ranges, instrument=lambda _, given: given
+    )
+    bootstrap.hooks("some:Instrumentor", {}, [extractor])
+    assert not [record for record in caplog.records if "none of the versions" in record.message]

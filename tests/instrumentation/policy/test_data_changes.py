@@ -161,7 +161,7 @@ def shop(installed):
 
 @pytest.fixture
 def engine(tmp_path):
-    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db")
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/shop.db", future=True)
     METADATA.create_all(engine)
     yield engine
     engine.dispose()

@@ -6,6 +6,7 @@ registered with them. So a module that starts its server when it is imported is 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -70,7 +71,8 @@ def _made(factory: Any) -> Any:
         server = Noted()
         made = factory(server)
         return server if made is None else made
-    return factory()
+    made = factory()
+    return asyncio.run(made) if inspect.iscoroutine(made) else made  # as aiohttp's own are
 
 
 @contextlib.contextmanager

@@ -52,6 +52,7 @@ def look(extractors: Iterable[Extractor], started: frozenset[str]) -> list[dict[
 
     *started* holds the instrumentors, as ``module:Class``, that run in this process; empty when none was started.
     """
+    extractors = list(extractors)
     known: dict[str, set[str]] = {}
     for extractor in extractors:
         for instrumentor in extractor.INSTRUMENTORS:
@@ -65,7 +66,27 @@ def look(extractors: Iterable[Extractor], started: frozenset[str]) -> list[dict[
         version = _version(framework)
         if version and short in _ENTRY | _CLIENT and short not in rows:
             rows[short] = _row((framework, version), short, known, started)
-    return list(rows.values())
+    return [*rows.values(), *_listened_to(extractors)]
+
+
+def _listened_to(extractors: Iterable[Extractor]) -> list[dict[str, Any]]:
+    """Libraries that tell of changes of data by themselves, so that no instrumentation of theirs is needed."""
+    known = [str(getattr(extractor, "__name__", "")) for extractor in extractors]
+    listening = [name for name in known if name.endswith(".sqlalchemy")]
+    version = _version("SQLAlchemy")
+    if not version:
+        return []
+    row = {"framework": "SQLAlchemy", "version": version, "role": "changes", "instrumentation": ""}
+    why_not = "" if listening else "its extractor is not installed"
+    return [
+        row
+        | {
+            "instrumentation_version": "",
+            "extractors": listening,
+            "active": bool(listening),
+            "why_not": why_not,
+        }
+    ]
 
 
 def _row(

@@ -1,58 +1,81 @@
-"""The routes of FastAPI, Starlette and Flask applications, and the instrumentation that is really around them."""
+"""The routes of FastAPI, Starlette, Flask and WSGI applications, and the instrumentation that is really around them."""
 
 from __future__ import annotations
 
 import inspect
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from auditspan.doctor.http_application import ANY, DEPTH, WEBSOCKET, HttpApplication, is_a, shown
 from auditspan.extractors import HOOK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-ANY: Final = "ANY"  # method of a mounted application whose routes nobody can ask for
-WEBSOCKET: Final = "WEBSOCKET"
-_DEPTH: Final = 20  # of wrappers and mounts
-
-
-@dataclass(frozen=True, slots=True)
-class HttpApplication:
-    """*routes* are pairs of method and full route, as the framework writes it.
-
-    *instrumented*: requests make entry spans. *hooked*: those tell us who acts. *excluded* is OpenTelemetry's list of
-    URLs without a span, or None. *wrapped* names what stands around the instrumentation, outermost first.
-    """
-
-    framework: str
-    routes: tuple[tuple[str, str], ...]
-    instrumented: bool
-    hooked: bool
-    excluded: Any
-    wrapped: tuple[str, ...] = ()
-
 
 def http_application(thing: Any) -> HttpApplication | None:
     """*thing*, or what it wraps, when that is an application of a framework that the doctor knows."""
     wrapped: list[str] = []
-    for _ in range(_DEPTH):
-        if _is(thing, "starlette.applications", "Starlette"):
-            return _asgi(thing, tuple(wrapped))
-        if _is(thing, "flask.app", "Flask"):
-            return _flask(thing, tuple(wrapped))
-        if _is(thing, "werkzeug.middleware.dispatcher", "DispatcherMiddleware"):
-            return _dispatched(thing, tuple(wrapped))
+    first = thing
+    for _ in range(DEPTH):
+        found = _known(thing, tuple(wrapped))
+        if found is not None:
+            return found
         wrapped.append(type(thing).__qualname__)
-        thing = getattr(thing, "app", None)
+        thing = getattr(thing, "app", None) or getattr(thing, "application", None)
         if thing is None:
-            return None
+            return _wsgi_without(first)
     return None
 
 
-def _is(thing: Any, module: str, name: str) -> bool:
-    # By name: the instrumentations replace the modules' own.
-    return any(kind.__module__ == module and kind.__name__ == name for kind in type(thing).__mro__)
+def _known(thing: Any, wrapped: tuple[str, ...]) -> HttpApplication | None:
+    found: HttpApplication | None = None
+    if is_a(thing, "starlette.applications", "Starlette"):
+        found = _asgi(thing, wrapped)
+    elif is_a(thing, "flask.app", "Flask"):
+        found = _flask(thing, wrapped)
+    elif is_a(thing, "werkzeug.middleware.dispatcher", "DispatcherMiddleware"):
+        found = _dispatched(thing, wrapped)
+    elif is_a(thing, "django.core.handlers.base", "BaseHandler"):
+        from auditspan.doctor.django_routes import django_application  # noqa: PLC0415 - needs Django
+
+        found = django_application(wrapped)
+    elif is_a(thing, "aiohttp.web_app", "Application"):
+        from auditspan.doctor.aiohttp_routes import aiohttp_application  # noqa: PLC0415 - only where it is
+
+        found = aiohttp_application(thing, wrapped)
+    elif is_a(thing, "opentelemetry.instrumentation.wsgi", "OpenTelemetryMiddleware"):
+        found = _wsgi(thing, wrapped)
+    return found
+
+
+# --- WSGI --------------------------------------------------------------------------------------------------------
+
+
+def _wsgi(middleware: Any, wrapped: tuple[str, ...]) -> HttpApplication:
+    """Whose routes nobody can be asked for; each request may change something by its method."""
+    return HttpApplication(
+        framework="WSGI",
+        routes=((ANY, "/{path:path}"),),
+        instrumented=True,
+        hooked=is_a(getattr(middleware, "wsgi", None), "auditspan.extractors.wsgi", "AuditedApplication"),
+        excluded=None,
+        wrapped=wrapped,
+        any_is="a WSGI application, whose routes can't be asked for",
+    )
+
+
+def _wsgi_without(thing: Any) -> HttpApplication | None:
+    """A function that speaks WSGI, and that nobody has wrapped; None for anything else."""
+    if not inspect.isroutine(thing):
+        return None  # perhaps of a framework, which may be instrumented
+    try:
+        parameters = list(inspect.signature(thing).parameters)
+    except (TypeError, ValueError):
+        return None
+    if parameters[-1:] != ["start_response"]:  # PEP 3333's name for it, which all use
+        return None
+    return HttpApplication("WSGI", ((ANY, "/{path:path}"),), instrumented=False, hooked=False, excluded=None)
 
 
 # --- ASGI --------------------------------------------------------------------------------------------------------
@@ -61,7 +84,7 @@ def _is(thing: Any, module: str, name: str) -> bool:
 def _asgi(app: Any, wrapped: tuple[str, ...]) -> HttpApplication:
     middleware = _middleware(app)
     return HttpApplication(
-        framework="FastAPI" if _is(app, "fastapi.applications", "FastAPI") else "Starlette",
+        framework="FastAPI" if is_a(app, "fastapi.applications", "FastAPI") else "Starlette",
         routes=tuple(_asgi_routes(app.routes, "")),
         instrumented=middleware is not None,
         hooked=hasattr(getattr(middleware, "server_request_hook", None), HOOK),
@@ -82,7 +105,7 @@ def _middleware(app: Any) -> Any:
         layer = app.build_middleware_stack()
     finally:
         app.user_middleware = before
-    for _ in range(_DEPTH):
+    for _ in range(DEPTH):
         if isinstance(layer, OpenTelemetryMiddleware):
             return layer
         layer = getattr(layer, "app", None)
@@ -95,13 +118,13 @@ def _asgi_routes(routes: Iterable[Any], prefix: str, depth: int = 0) -> Iterator
         methods = getattr(route, "methods", None)
         original = getattr(route, "original_route", route)
         inside = getattr(original, "app", None)
-        if _is(original, "starlette.routing", "WebSocketRoute"):
+        if is_a(original, "starlette.routing", "WebSocketRoute"):
             yield WEBSOCKET, path
         elif methods:
-            yield from ((method, path) for method in _shown(methods))
-        elif _is(original, "starlette.routing", "Route"):  # an endpoint class answers any method
+            yield from ((method, path) for method in shown(methods))
+        elif is_a(original, "starlette.routing", "Route"):  # an endpoint class answers any method
             yield from ((method, path) for method in _endpoint_methods(original))
-        elif depth < _DEPTH:
+        elif depth < DEPTH:
             yield from _mounted(inside, getattr(original, "routes", None), path, depth)
 
 
@@ -115,14 +138,14 @@ def _mounted(app: Any, routes: Any, path: str, depth: int) -> Iterator[tuple[str
     if routes:
         yield from _asgi_routes(routes, path, depth + 1)
         return
-    for _ in range(_DEPTH):
-        if _is(app, "flask.app", "Flask"):
+    for _ in range(DEPTH):
+        if is_a(app, "flask.app", "Flask"):
             yield from ((method, path + route) for method, route in _flask_routes(app))
             return
-        if _is(app, "starlette.applications", "Starlette"):  # inside middleware of its own
+        if is_a(app, "starlette.applications", "Starlette"):  # inside middleware of its own
             yield from _asgi_routes(app.routes, path, depth + 1)
             return
-        if _is(app, "starlette.staticfiles", "StaticFiles"):
+        if is_a(app, "starlette.staticfiles", "StaticFiles"):
             yield "GET", path + "/{path:path}"
             return
         app = getattr(app, "app", None)
@@ -155,13 +178,13 @@ def _flask(app: Any, wrapped: tuple[str, ...], prefix: str = "") -> HttpApplicat
 
 def _flask_routes(app: Any) -> Iterator[tuple[str, str]]:
     for rule in app.url_map.iter_rules():
-        yield from ((method, rule.rule) for method in _shown(rule.methods or ()))
+        yield from ((method, rule.rule) for method in shown(rule.methods or ()))
 
 
 def _dispatched(dispatcher: Any, wrapped: tuple[str, ...]) -> HttpApplication | None:
     """Several WSGI applications beneath paths; as little instrumented as the least of them."""
     parts = [("", dispatcher.app), *dispatcher.mounts.items()]
-    found = [_flask(app, (), prefix) for prefix, app in parts if _is(app, "flask.app", "Flask")]
+    found = [_flask(app, (), prefix) for prefix, app in parts if is_a(app, "flask.app", "Flask")]
     if not found:
         return None
     return HttpApplication(
@@ -172,9 +195,3 @@ def _dispatched(dispatcher: Any, wrapped: tuple[str, ...]) -> HttpApplication | 
         excluded=found[0].excluded,
         wrapped=(*wrapped, type(dispatcher).__qualname__),
     )
-
-
-def _shown(methods: Iterable[str]) -> list[str]:
-    """Without those that a framework adds to each route."""
-    found = set(methods)
-    return sorted(found - {"OPTIONS"} - ({"HEAD"} if "GET" in found else set())) or sorted(found)

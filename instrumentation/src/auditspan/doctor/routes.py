@@ -8,7 +8,8 @@ import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from auditspan.doctor.http_routes import ANY, WEBSOCKET, http_application
+from auditspan.doctor.http_application import ANY, WEBSOCKET
+from auditspan.doctor.http_routes import http_application
 from auditspan.doctor.report import WrongUse
 from auditspan.extractors.sockets import ACTION
 from auditspan.facts import grpc_facts, http_facts, plain_route
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from auditspan.decisions import Decision, Decisions
-    from auditspan.doctor.http_routes import HttpApplication
+    from auditspan.doctor.http_application import HttpApplication
     from auditspan.doctor.report import Report
 
 _PART: Final = "application"
@@ -54,7 +55,13 @@ def look(name: str, thing: Any, decisions: Decisions, started: frozenset[str], r
 
 
 def _http(app: HttpApplication, decisions: Decisions, report: Report) -> dict[str, Any]:
-    if not app.instrumented:
+    if not app.instrumented and app.framework == "WSGI":
+        report.problem(
+            _PART,
+            "no instrumentation starts by itself around a WSGI function, so nothing of it is audited, unless it has an "
+            "OpenTelemetryMiddleware inside that the doctor can't see: wrap it in that, see docs/frameworks/wsgi.md",
+        )
+    elif not app.instrumented:
         report.problem(
             _PART,
             f"OpenTelemetry does not instrument this {app.framework} application, so nothing of it is audited: see "
@@ -91,7 +98,7 @@ def _http_row(app: HttpApplication, method: str, route: str, decisions: Decision
     row = _row(method, plain, decision, action, why_not=reason)
     row["target_type"] = facts.target_type
     if method == ANY and row["audited"]:
-        row["reason"] = "a mounted application; methods that may change something are audited"
+        row["reason"] = f"{app.any_is}; methods that may change something are audited"
     return row
 
 
@@ -105,7 +112,8 @@ def _excluded(app: HttpApplication, route: str) -> str:
     if not hit:
         return ""
     # As opentelemetry.util.http.get_excluded_urls reads them; an application may also pass a list of its own.
-    names = (f"OTEL_PYTHON_{app.framework.upper()}_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
+    own = app.setting or f"OTEL_PYTHON_{app.framework.upper()}_EXCLUDED_URLS"
+    names = (own, "OTEL_PYTHON_EXCLUDED_URLS")
     source = next((name for name in names if name in os.environ), "excluded_urls of the application")
     path = hit[0].removeprefix("http://localhost")
     return (
@@ -122,8 +130,8 @@ def _grpc(thing: Any, decisions: Decisions, started: frozenset[str], report: Rep
     if found is None:
         raise WrongUse(
             f"the application is a {type(thing).__module__}.{type(thing).__qualname__}; the doctor knows FastAPI, "
-            "Starlette and Flask applications and gRPC servers, handlers, registration functions and descriptors. Is it "
-            "a function that makes one? Then --factory"
+            "Starlette, Flask, Django, aiohttp and WSGI applications and gRPC servers, handlers, registration functions "
+            "and descriptors. Is it a function that makes one? Then --factory"
         )
     instrumented = any(name in started for name in found.instrumentors)
     if not instrumented:

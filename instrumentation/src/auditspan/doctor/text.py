@@ -64,7 +64,9 @@ def _instrumentation(part: list[dict[str, Any]]) -> Iterator[str]:
     rows = []
     for row in part:
         state = "active" if row["active"] else f"not active: {row['why_not'] or 'it did not start'}"
-        knows = ", ".join(row["extractors"]) if row["role"] == "entry" else "carries the actor on"
+        knows = {"client": "carries the actor on", "changes": "changes inside a request are records"}.get(
+            row["role"], ", ".join(row["extractors"])
+        )
         if row["role"] == "entry" and not row["extractors"]:
             knows = "no extractor: action and target from the span, actor by set_actor()"
         rows.append(

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _FASTAPI: Final = "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor"
 _STARLETTE: Final = "opentelemetry.instrumentation.starlette:StarletteInstrumentor"
 INSTRUMENTORS: Final = (_FASTAPI, _STARLETTE)
-TESTED: Final = {"fastapi": ("0", "0"), "starlette": ("1", "1")}
+TESTED: Final = {"fastapi": ("0", "0"), "starlette": ("0.46", "1")}
 
 _SOURCE: Final = "auditspan"  # the scope's key for our source; ASGI lets middleware add keys
 _MISSING: Final = object()

@@ -128,12 +128,17 @@ class DjangoSource:
     def _signalled(self, facts: Facts) -> Facts:
         if self.signed:
             return replace(facts, action=self.signed, changes=True)
-        if not self.failed or self.proved is not None:
+        if not self.failed and self.proved is None:
             return facts
-        reason = facts.reason or "the credentials were refused"
         # HTTP's own authentication of a request is no attempt to sign in, nor is a password asked of who is known.
-        known = self.actor()
-        if self.request.META.get("HTTP_AUTHORIZATION") or (known is not None and known.id != names.ANONYMOUS):
+        known = actor_of(self.request, self.logged_in)
+        signs_in = not self.request.META.get("HTTP_AUTHORIZATION") and (
+            known is None or known.id == names.ANONYMOUS
+        )
+        if self.proved is not None:
+            return replace(facts, action="LOGIN", changes=True) if signs_in else facts
+        reason = facts.reason or "the credentials were refused"
+        if not signs_in:
             return replace(facts, outcome=names.DENIED, reason=reason)
         facts = replace(facts, action="LOGIN", outcome=names.DENIED, reason=reason, changes=True)
         return replace(facts, target_type="user", target_id=self.attempted) if self.attempted else facts

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
+import wrapt
+
 from auditspan import attributes as names
 from auditspan.context import Actor
 from auditspan.extractors import (
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from auditspan.context import Facts, OpenedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.flask:FlaskInstrumentor",)
-TESTED: Final = {"flask": ("3", "3")}
+TESTED: Final = {"flask": ("2.3", "3.1")}
 
 _SOURCE: Final = "auditspan.source"  # in the WSGI environment
 _SPAN: Final = "auditspan.span"
@@ -67,6 +69,7 @@ class FlaskSource(EnvironSource):
     location = ""
     session = ""
     cut_short = ""  # why the response did not come to its end
+    left: Actor | None = None  # who logged out
 
     def __init__(self, request: Any, g: Any) -> None:
         super().__init__(request.environ)
@@ -74,11 +77,16 @@ class FlaskSource(EnvironSource):
         self._g = g
 
     def actor(self) -> Actor | None:
-        """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
+        """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER.
+
+        Of a logout, the one that was there before.
+        """
+        if self.left is not None:
+            return self.left
         found = []
         for place in _USERS:
             user = self._g.get(place, _MISSING)
-            actor = self._named(user) if user is not _MISSING else None
+            actor = self.named(user) if user is not _MISSING else None
             if actor is not None:
                 if actor.id != names.ANONYMOUS:
                     return actor
@@ -106,7 +114,8 @@ class FlaskSource(EnvironSource):
         """An argument of the view."""
         return (self.request.view_args or {}).get(name)
 
-    def _named(self, user: Any) -> Actor | None:
+    def named(self, user: Any) -> Actor | None:
+        """*user* as an actor; None without a name."""
         if not is_authenticated(user):
             return ANONYMOUS
         get_id = getattr(user, "get_id", None)
@@ -168,6 +177,18 @@ def _hear_of_responses() -> None:
     import flask  # noqa: PLC0415 - called only where Flask is
 
     flask.request_finished.connect(_on_finished, weak=False)
+    wrapt.when_imported("flask_login.signals")(_hear_of_logouts)
+
+
+def _hear_of_logouts(module: Any) -> None:
+    module.user_logged_out.connect(_on_logged_out, weak=False)
+
+
+def _logged_out(_: Any, user: Any = None, **__: Any) -> None:
+    """On Flask-Login's signal: afterwards nobody knows who it was."""
+    source = sys.modules["flask"].request.environ.get(_SOURCE)
+    if isinstance(source, FlaskSource):
+        source.left = source.named(user)
 
 
 def _finished(_: Any, response: Any, **__: Any) -> None:
@@ -189,6 +210,7 @@ def _finished(_: Any, response: Any, **__: Any) -> None:
 
 
 _on_finished: Final = guard(_finished)  # one object, so that the signal knows it again
+_on_logged_out: Final = guard(_logged_out)
 
 
 # For the README's table (auditspan.extractors.table); nothing at run time reads it.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from auditspan.context import Actor, AuditedSpan
 
 INSTRUMENTORS: Final = ("opentelemetry.instrumentation.kafka:KafkaInstrumentor",)
-TESTED: Final = {"kafka-python": ("3", "3")}
+TESTED: Final = {"kafka-python": ("2.3", "3")}
 
 ACTION: Final = "EXECUTE"
 _WORK: Final = otel_context.create_key("auditspan-kafka-work")

@@ -187,9 +187,14 @@ class _Request:
             respond(self._span)
 
     def raised(self, error: BaseException) -> None:
-        """*error* left the application before it had given its pieces to the server, which answers."""
-        self._source.status = self._source.status if not isinstance(error, Exception) else 500
-        self.ends(f"ended by {type(error).__name__}" if not isinstance(error, Exception) else "")
+        """*error* left the application before it had given its pieces to the server, which answers.
+
+        The span ends next, with the error in it, so the record waits for that; of others than an Exception it does not.
+        """
+        if isinstance(error, Exception):
+            self._source.status = 500
+        else:
+            self.ends(f"ended by {type(error).__name__}")
 
 
 # For the README's table (auditspan.extractors.table); nothing at run time reads it.

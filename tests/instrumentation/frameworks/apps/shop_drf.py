@@ -2,9 +2,11 @@
 
 import time
 
+from django.contrib.auth.views import LoginView
 from django.http import StreamingHttpResponse
 from django.urls import include, path
 from rest_framework import routers, serializers
+from rest_framework.authtoken.views import obtain_auth_token
 from rest_framework.decorators import api_view, permission_classes
 from rest_framework.exceptions import NotFound
 from rest_framework.permissions import BasePermission, IsAuthenticated
@@ -127,4 +129,6 @@ urlpatterns = [
     path("shop/", include([path("customers/<customer_id>", done)])),
     path("admin/<region>/", include(back_office)),
     path("token", Tokens.as_view()),
+    path("keys", obtain_auth_token),
+    path("enter", LoginView.as_view()),
 ]

@@ -1,10 +1,8 @@
 """A WSGI application without a framework, with repoze.who and Beaker around it, in OpenTelemetry's middleware."""
 
 import os
-import threading
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIServer, make_server
-from wsgiref.util import shift_path_info
 
 import auditspan
 from beaker.middleware import SessionMiddleware
@@ -51,20 +49,6 @@ class Pieces:
             os._exit(9)  # the client has it all
 
 
-def forever():
-    while True:
-        yield b"x" * 65536
-
-
-def admin(environ, start_response):
-    start_response("200 OK", [])
-    return [environ["PATH_INFO"].encode()]
-
-
-def crash(environ):
-    raise RuntimeError("out of luck")
-
-
 def session(environ):
     environ["beaker.session"]["seen"] = True
     environ["beaker.session"].save()
@@ -74,43 +58,18 @@ def said(environ):
     auditspan.set_actor("carol", roles=["support"])
 
 
-def nested(environ):
-    with auditspan.record("CHARGE", target_type="card"):
-        pass
-
-
-def background(environ):
-    span = trace.get_current_span()
-
-    def work():
-        with trace.use_span(span), auditspan.record("NOTIFY"):
-            pass
-
-    threading.Thread(target=work).start()
-
-
 ANSWERS = {
-    "/forbidden": ("403 Forbidden", []),
-    "/unauthorized": ("401 Unauthorized", [("WWW-Authenticate", "Basic")]),
-    "/invalid": ("422 Unprocessable Content", []),
-    "/nowhere": ("404 Not Found", []),
     "/account": ("302 Found", [("Location", "/login")]),
     "/streams/killed": ("200 OK", [("Content-Length", "11")]),
 }
 DONE = {
-    "/crash": crash,
     "/session": session,
     "/said": said,
-    "/nested": nested,
-    "/background": background,
 }
 
 
 def application(environ, start_response):
     path = environ["PATH_INFO"]
-    if path.startswith("/admin/"):
-        shift_path_info(environ)
-        return admin(environ, start_response)
     if path.startswith("/orders/"):
         trace.get_current_span().set_attribute("http.route", "/orders/{order_id}")
     DONE.get(path, dict)(environ)
@@ -120,7 +79,7 @@ def application(environ, start_response):
     start_response(*answer)
     if path.startswith("/streams/"):
         return Pieces(path.rpartition("/")[2])
-    return forever() if path == "/endless" else [b"done"]
+    return [b"done"]
 
 
 basic = BasicAuthPlugin("shop")

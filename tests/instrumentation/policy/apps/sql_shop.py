@@ -4,28 +4,25 @@ import os
 
 import auditspan
 from flask import Flask, request
-from sqlalchemy import create_engine, delete, insert, text, update
+from sqlalchemy import Column, Integer, String, create_engine, delete, insert, text, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import Session, declarative_base
 
-engine = create_engine(f"sqlite:///{os.environ['DATABASE']}", connect_args={"timeout": 60})
-
-
-class Base(DeclarativeBase):
-    pass
+engine = create_engine(f"sqlite:///{os.environ['DATABASE']}", connect_args={"timeout": 60}, future=True)
+Base = declarative_base()  # as 1.4 has it, too
 
 
 class Order(Base):
     __tablename__ = "orders"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    status: Mapped[str]
-    note: Mapped[str] = mapped_column(default="hunter2")
+    id = Column(Integer, primary_key=True)
+    status = Column(String, nullable=False)
+    note = Column(String, nullable=False, default="hunter2")
 
 
 class Visit(Base):
     __tablename__ = "visits"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    page: Mapped[str]
+    id = Column(Integer, primary_key=True)
+    page = Column(String, nullable=False)
 
 
 Base.metadata.create_all(engine)
