@@ -195,6 +195,8 @@ class Demo:
             "SHOP_BILLING_LISTEN": self.billing,
             "SHOP_BILLING_TARGET": self.billing,
             "SHOP_BILLING_DB": str(self.folder / "billing.db"),
+            # Where sqlite3's instrumentation is installed, each change of a table would be a record of its own, too.
+            "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "sqlite3",
             # From here on, all that makes a service audited.
             "OTEL_SERVICE_NAME": service,
             "OTEL_AUDITSPAN_ENDPOINT": f"http://{self.otlp}",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +55,9 @@ ACTIONS: Final = {
     "DELETE": "DELETE",
     "TRUNCATE": "DELETE",
 }
+
+# True while a mapper that tells of its changes itself uses a driver: the driver's extractor need not.
+TOLD_BY_MAPPER: Final[ContextVar[bool]] = ContextVar("auditspan-told-by-mapper", default=False)
 
 
 @dataclass(slots=True)
@@ -217,6 +221,8 @@ class Transaction:
     def settle(self, outcome: str, reason: str = "") -> None:
         """The transaction ended so: write the records. What was undone before is a failure in any case. Never raises."""
         if not self:
+            if len(self._frames) > 1 or self._frames[0].blurred:
+                self.__init__()  # type: ignore[misc] # savepoints without a change end with it, too
             return
         changes = self._undone.all()
         for frame in self._frames:
@@ -261,16 +267,16 @@ def end(change: Change, outcome: str, reason: str = "") -> None:
 
 
 # Transactions whose connection the garbage collector found: it may run while this very thread holds the spool's lock.
-_orphans: Final[deque[tuple[Transaction, str]]] = deque(maxlen=1000)
+_orphans: Final[deque[tuple[Transaction, str, str]]] = deque(maxlen=1000)
 
 
-def leave(transaction: Transaction, reason: str) -> None:
-    """Let the next one who comes by say that *transaction* failed."""
-    _orphans.append((transaction, reason))
+def leave(transaction: Transaction, reason: str, outcome: str = names.FAILURE) -> None:
+    """Let the next one who comes by say that *transaction* failed, or what else became of it."""
+    _orphans.append((transaction, outcome, reason))
 
 
 def settle_left() -> None:
     """Write what was left."""
     while _orphans:
-        transaction, reason = _orphans.popleft()
-        transaction.settle(names.FAILURE, reason)
+        transaction, outcome, reason = _orphans.popleft()
+        transaction.settle(outcome, reason)
