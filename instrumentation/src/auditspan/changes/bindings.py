@@ -28,17 +28,14 @@ _GRAMMAR: Final = r"""
   | (?P<word>[^\W\d][\w$]*)
   | (?P<other>.)
 """
-_TOKENS: Final = {
-    QMARK: re.compile(_GRAMMAR.replace("BINDS", r"\?\d*|[:@$]\w+"), re.VERBOSE | re.DOTALL),
-    FORMAT: re.compile(_GRAMMAR.replace("BINDS", r"%[sbt]|%\(\w+\)[sbt]"), re.VERBOSE | re.DOTALL),
-}
+_BINDS: Final = {QMARK: r"\?\d*|[:@$]\w+", FORMAT: r"%[sbt]|%\(\w+\)[sbt]"}
 _CONSTANTS: Final = {"NULL": None, "TRUE": True, "FALSE": False}
 _ENDS: Final = frozenset({"", ";", "RETURNING", "ORDER", "LIMIT"})
 _AFTER_SET: Final = _ENDS | {",", "WHERE", "FROM"}
 _AFTER_TERM: Final = _ENDS | {"AND", ")"}
 # Joined by AND alone, each comparison holds for each row; with one of these it may not.
 _NOT_PLAIN: Final = frozenset({"OR", "XOR", "NOT", "CASE", "SELECT", "BETWEEN", "USING", "JOIN"})
-_UPSERT: Final = re.compile(r"\b(?:CONFLICT|DUPLICATE)\b(?!.*\bNOTHING\b)", re.IGNORECASE | re.DOTALL)
+_UPSERT: Final = re.compile(r"\b(?:CONFLICT|DUPLICATE)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +78,7 @@ _NOTHING: Final = Shape()  # for all who ask
 
 def shape_of(sql: str, style: str) -> Shape:
     """What *sql*, which is one INSERT, REPLACE, UPDATE or DELETE, binds in the parameters' *style*."""
-    if style not in _TOKENS or (style == FORMAT and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
+    if style not in _BINDS or (style == FORMAT and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
         return _NOTHING
     if len(sql) <= MAX_LENGTH:
         return _cached(sql, style)
@@ -97,6 +94,12 @@ def _read(sql: str, style: str, *, whole: bool) -> Shape:
     return _Reader(sql, style).shape(whole=whole)
 
 
+@lru_cache(maxsize=2)
+def _tokens(style: str) -> re.Pattern[str]:
+    """Compiled when it is needed: a service that changes no data starts without it."""
+    return re.compile(_GRAMMAR.replace("BINDS", _BINDS[style]), re.VERBOSE | re.DOTALL)
+
+
 class _Reader:
     """Reads the tokens of one text; each as its kind and its text, of a parameter with where its value is."""
 
@@ -104,7 +107,7 @@ class _Reader:
         self._count = 0
         self._named = False
         self._tokens: list[tuple[str, str, Slot | None]] = []
-        for match in _TOKENS[style].finditer(sql):
+        for match in _tokens(style).finditer(sql):
             kind, text = match.lastgroup or "", match[0]
             if kind != "skip":
                 self._tokens.append((kind, text, self._slot(kind, text)))

@@ -84,9 +84,8 @@ class Head:
 
 def heads(sql: str) -> tuple[Head, ...]:
     """The statements in *sql* that change data or a transaction, in their order."""
-    first = _FIRST.match(sql)
-    # Most are SELECTs. What begins with a word of no interest, and has no second statement, is not read further.
-    if first is not None and first[1].upper() not in _LEADING and ";" not in sql:
+    # Most are SELECTs. One that has no second statement is not read further, and takes no place in the cache.
+    if (sql if not sql[:1].isspace() else sql.lstrip())[:6].upper() == "SELECT" and ";" not in sql:
         return ()
     return _cached(sql) if len(sql) <= _MAX_CACHED_LENGTH else _read(sql)
 
@@ -97,6 +96,9 @@ def _cached(sql: str) -> tuple[Head, ...]:
 
 
 def _read(sql: str) -> tuple[Head, ...]:
+    first = _FIRST.match(sql)
+    if first is not None and first[1].upper() not in _LEADING and ";" not in sql:
+        return ()
     return tuple(_Reader(sql[:MAX_LENGTH]).statements())
 
 

@@ -130,19 +130,27 @@ def begin(
     )
 
 
+def is_wanted(table: str) -> bool:
+    """Whether ``begin`` would make a change of one of *table* now; cheaper than to try."""
+    if context.current() is not None:
+        return True
+    rule = rule_for(table)
+    return rule is not None and rule.do == AUDIT
+
+
 class _Frame:
     """The changes since a savepoint, or since the transaction began."""
 
     def __init__(self, name: str = "", *, blurred: bool = False) -> None:
         self.name = name
         self.blurred = blurred  # there were savepoints in it that are not tracked
-        self._single: list[Change] = []
+        self.single: list[Change] = []
         self._folded: dict[tuple[Any, ...], Change] = {}
 
     def add(self, change: Change) -> Change:
         """Keep *change*; returns where it is kept."""
-        if len(self._single) < MAX_CHANGES:
-            self._single.append(change)
+        if len(self.single) < MAX_CHANGES:
+            self.single.append(change)
             return change
         ended = (change.failed, change.unsure)
         key: tuple[Any, ...] = (id(change.around), *ended, change.table, change.verb)
@@ -162,10 +170,10 @@ class _Frame:
 
     def all(self) -> list[Change]:
         """What there is, in order."""
-        return [*self._single, *self._folded.values()]
+        return [*self.single, *self._folded.values()]
 
     def __bool__(self) -> bool:
-        return bool(self._single)
+        return bool(self.single)
 
 
 class Transaction:
@@ -176,8 +184,11 @@ class Transaction:
         self._undone = _Frame()
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._undone) or any(self._frames)
+        """Whether there are any. Asked at each statement, of which most find none."""
+        frames = self._frames
+        if len(frames) == 1:
+            return bool(frames[0].single or self._undone.single)
+        return bool(self._undone) or any(frames)
 
     def add(self, change: Change) -> Change:
         """Keep *change* until the end; returns where it is kept, which may be another one that counts it."""

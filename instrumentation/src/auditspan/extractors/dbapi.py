@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Final
 import wrapt
 
 from auditspan.changes.bindings import FORMAT, QMARK
-from auditspan.changes.statements import heads
 from auditspan.changes.transaction import UNKNOWN
 from auditspan.extractors import guard, warn_once
 from auditspan.extractors.driver_connections import Watch
@@ -172,7 +171,7 @@ def before(watch: Watch, connection: Any) -> None:
 @guard
 def _done(watched: _Watched, cursor: Any, args: Any, kwargs: Any, many: bool) -> None:  # noqa: FBT001 - guard hands all on
     sql = text_of(args, kwargs)
-    if not watched.watch.transaction and not heads(sql):
+    if not watched.watch.concerns(sql):
         return
     sent = sent_of(sql, watched.style, args, kwargs, many=many)
     sent.counted = counted(cursor)
@@ -191,9 +190,9 @@ def _failed(watched: _Watched, args: Any, kwargs: Any, error: BaseException, man
 def text_of(args: Any, kwargs: Any) -> str:
     """The statement of a call, empty for what is no text."""
     sql = args[0] if args else kwargs.get("query", kwargs.get("operation", ""))
-    if isinstance(sql, (bytes, bytearray)):
-        return bytes(sql).decode("utf-8", "replace")
-    return sql if isinstance(sql, str) else ""
+    if isinstance(sql, str):
+        return sql
+    return bytes(sql).decode("utf-8", "replace") if isinstance(sql, (bytes, bytearray)) else ""
 
 
 def sent_of(sql: str, style: str, args: Any, kwargs: Any, *, many: bool) -> Sent:

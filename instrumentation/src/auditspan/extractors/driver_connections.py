@@ -114,6 +114,15 @@ class Watch:
         else:
             self._broken = False
 
+    def concerns(self, sql: str) -> bool:
+        """Whether there is anything to do about *sql*, once it is done."""
+        if self.transaction:
+            return True
+        for head in heads(sql):  # noqa: SIM110 - any() takes a generator, which costs as much as all the rest
+            if head.verb not in CHANGING or tx.is_wanted(head.table):
+                return True
+        return False
+
     def before_script(self, connection: Any) -> bool:
         """A script of SQLite's begins; whether it commits what there is before it does anything."""
         self.before(connection)
@@ -206,7 +215,7 @@ class Watch:
         else:
             change.failed = f"the statement failed: {type(error).__name__}"
             if not several and head.verb in {"UPDATE", "DELETE"}:
-                sent.counted = tx.UNKNOWN
+                sent.refused = True
                 change.known = rows_of(head, sent, change.rule)[1]
         self.transaction.add(change)
 

@@ -33,7 +33,8 @@ class Sent:
     """One statement as it went to a driver. *sets* are its parameters, one for each time it ran, None where they can't be read.
 
     *counted* is the driver's row count, *last_id* the number that the database gave to the last row inserted; *certain_id* says
-    that such a number is a key, *unseen* that the database has not answered yet. *returned* gives the values of columns that the statement returned, one a row.
+    that such a number is a key, *unseen* that the database has not answered yet, *refused* that it refused. *returned* gives
+    the values of columns that the statement returned, row by row.
     """
 
     sql: str
@@ -43,6 +44,7 @@ class Sent:
     last_id: object = None
     certain_id: bool = False
     unseen: bool = False
+    refused: bool = False
     returned: Callable[[tuple[str, ...]], list[dict[str, str]]] | None = None
 
 
@@ -154,7 +156,7 @@ def _found(
                 before[name] = as_text(value)
         named = _keys(shape, parameters, keys)
         known += [Row(key, dict(before), after) for key in named] or [Row("", before, after)]
-    if counted != len(sets) * (len(known) // max(1, len(sets[:MAX_ROWS]))):
+    if not sent.refused and counted != len(sets) * (len(known) // max(1, len(sets[:MAX_ROWS]))):
         for row in known:
             row.key = ""
     if not any(row.key or row.before or row.after for row in known):

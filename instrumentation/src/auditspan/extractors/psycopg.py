@@ -16,7 +16,6 @@ import wrapt
 
 from auditspan.changes.bindings import FORMAT
 from auditspan.changes.records import as_text
-from auditspan.changes.statements import heads
 from auditspan.changes.transaction import MAX_ROWS
 from auditspan.extractors import guard, warn_once
 from auditspan.extractors.dbapi import before, counted, left, sent_of, state_before, text_of, when_imported
@@ -137,7 +136,7 @@ def _sent(call: _Call) -> Sent:
 @guard
 def _done(watch: Watch, call: _Call) -> None:
     sql = text_of(call.args, call.kwargs)
-    if sql and not watch.transaction and not heads(sql):
+    if sql and not watch.concerns(sql):
         return
     sent = _sent(call)
     sent.counted = counted(call.cursor)
