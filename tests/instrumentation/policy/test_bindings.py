@@ -84,7 +84,8 @@ def test_no_text_is_too_odd_to_be_read(sql):
 
 
 @pytest.mark.parametrize(
-    "piece", ["(", "'", "/*", "$a$", "::", "DELETE FROM t WHERE ", "a.", "(?,", "-- ", "BEGIN ", "CASE ", "CONFLICT "]
+    "piece",
+    ["(", "'", "/*", "$a$", "::", "DELETE FROM t WHERE ", "a.", "(?,", "-- ", "BEGIN ", "CASE ", "CONFLICT "],
 )
 def test_a_hostile_text_takes_no_time_to_speak_of(piece):
     started = time.process_time()

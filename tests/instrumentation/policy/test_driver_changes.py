@@ -176,6 +176,13 @@ def test_a_nested_block_of_django_that_failed_is_a_failure_while_the_rest_succee
     ]
 
 
+def test_the_key_of_a_session_is_in_no_record(django_service):
+    response, trace_id = django_service.call("POST", "/visits/h", headers={"x-user": "alice"})
+    _, changes = split(django_service.records(trace_id, 3))
+    assert [change["action"] for change in changes] == ["CREATE", "DELETE"]
+    assert response.json()["key"] not in str([change.span for change in changes])
+
+
 def test_a_service_with_django_says_nothing_unusual(django_service):
     assert "Auditspan" not in django_service.log
 

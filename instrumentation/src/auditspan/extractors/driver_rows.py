@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.changes.bindings import Bound, shape_of
-from auditspan.changes.records import MAX_KEY, as_text
+from auditspan.changes.records import MAX_KEY, are_secret, as_text
 from auditspan.changes.transaction import MAX_ROWS, UNKNOWN, Row
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Sent:
 def rows_of(head: Head, sent: Sent, rule: Rule) -> tuple[int, list[Row]]:
     """How many rows there were, and what is known of the first of them."""
     keys, declared = _key_columns(head.table, rule)
+    if are_secret(keys):
+        keys = ()
     wanted = (*rule.columns, *rule.target_id)
     shape = shape_of(sent.sql, sent.style)
     inserts = head.verb in {"INSERT", "REPLACE"}
@@ -61,7 +63,7 @@ def rows_of(head: Head, sent: Sent, rule: Rule) -> tuple[int, list[Row]]:
             first.key = as_text(sent.last_id, MAX_KEY)
             known = [first]
             first.after.update({name: first.key for name in keys if name in rule.target_id})
-    if sent.returned is not None and not all(row.key for row in known or [Row()]):
+    if keys and sent.returned is not None and not all(row.key for row in known or [Row()]):
         known = _told_back(
             known, rows, sent.returned((*keys, *wanted)), keys, wanted, after=head.verb != "DELETE"
         )
@@ -168,7 +170,7 @@ def _found(
 
 
 def _keys(shape: Shape, parameters: Any, keys: tuple[str, ...]) -> list[str]:
-    if any(name not in shape.where for name in keys):
+    if not keys or any(name not in shape.where for name in keys):
         return []
     if len(keys) > 1:
         if any(len(shape.where[name]) > 1 for name in keys):
@@ -201,7 +203,7 @@ def _shown(shape: Shape, place: tuple[Any, int], wanted: Iterable[str]) -> dict[
 
 def _joined(values: Iterable[object]) -> str:
     values = list(values)
-    if any(value is _ABSENT or value is None for value in values):
+    if not values or any(value is _ABSENT or value is None for value in values):
         return ""
     return "/".join(as_text(value, MAX_KEY) for value in values)
 

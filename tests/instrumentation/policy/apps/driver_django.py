@@ -10,7 +10,7 @@ settings.configure(
     SECRET_KEY="for tests only",
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
-    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes"],
+    INSTALLED_APPS=["django.contrib.auth", "django.contrib.contenttypes", "django.contrib.sessions"],
     MIDDLEWARE=[f"{__name__}.known"],
     DATABASES={
         "default": {
@@ -24,6 +24,7 @@ settings.configure(
 django.setup()
 
 from django.contrib.auth.models import Group, User  # noqa: E402 - when there are settings
+from django.contrib.sessions.backends.db import SessionStore  # noqa: E402 - as above
 from django.core.management import call_command  # noqa: E402 - as above
 from django.core.wsgi import get_wsgi_application  # noqa: E402 - as above
 from django.db import IntegrityError, transaction  # noqa: E402 - as above
@@ -78,7 +79,17 @@ def rolled_back(request, name):
     return JsonResponse({})
 
 
+def visit(request, name):
+    session = SessionStore()
+    session["page"] = name
+    session.create()
+    key = session.session_key
+    session.flush()
+    return JsonResponse({"key": key})
+
+
 urlpatterns = [
+    path("visits/<name>", visit),
     path("groups/<name>", group),
     path("saved/<name>", save),
     path("many/<name>", many),
