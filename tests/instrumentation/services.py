@@ -186,7 +186,7 @@ def environment_of(spool: Path, changes: dict[str, str] | None = None) -> dict[s
         "OTEL_AUDITSPAN_SPOOL_DIR": str(spool),
         "PYTHONUNBUFFERED": "1",
         # A test of theirs says "": elsewhere a service starts without importing drivers that it doesn't use.
-        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "sqlite3,psycopg,psycopg2",
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "asyncpg,psycopg,psycopg2,sqlite3",
     }
     return clean | {name: text for name, text in (known | (changes or {})).items() if text}
 

@@ -16,6 +16,7 @@ from typing import Final
 from auditspan.changes.statements import unquoted
 
 QMARK: Final = "qmark"  # ? and ?1, :name, @name, $name: SQLite
+DOLLAR: Final = "dollar"  # $1: PostgreSQL's own
 FORMAT: Final = "format"  # %s and %(name)s: PostgreSQL, MySQL
 MAX_LENGTH: Final = 4_096  # characters of a text that are read
 
@@ -28,7 +29,7 @@ _GRAMMAR: Final = r"""
   | (?P<word>[^\W\d][\w$]*)
   | (?P<other>.)
 """
-_BINDS: Final = {QMARK: r"\?\d*|[:@$]\w+", FORMAT: r"%[sbt]|%\(\w+\)[sbt]"}
+_BINDS: Final = {QMARK: r"\?\d*|[:@$]\w+", FORMAT: r"%[sbt]|%\(\w+\)[sbt]", DOLLAR: r"\$\d+"}
 _CONSTANTS: Final = {"NULL": None, "TRUE": True, "FALSE": False}
 _ENDS: Final = frozenset({"", ";", "RETURNING", "ORDER", "LIMIT"})
 _AFTER_SET: Final = _ENDS | {",", "WHERE", "FROM"}
@@ -78,7 +79,7 @@ _NOTHING: Final = Shape()  # for all who ask
 
 def shape_of(sql: str, style: str) -> Shape:
     """What *sql*, which is one INSERT, REPLACE, UPDATE or DELETE, binds in the parameters' *style*."""
-    if style not in _BINDS or (style == FORMAT and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
+    if style not in _BINDS or (style != QMARK and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
         return _NOTHING
     if len(sql) <= MAX_LENGTH:
         return _cached(sql, style)
@@ -94,7 +95,7 @@ def _read(sql: str, style: str, *, whole: bool) -> Shape:
     return _Reader(sql, style).shape(whole=whole)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _tokens(style: str) -> re.Pattern[str]:
     """Compiled when it is needed: a service that changes no data starts without it."""
     return re.compile(_GRAMMAR.replace("BINDS", _BINDS[style]), re.VERBOSE | re.DOTALL)
@@ -142,7 +143,7 @@ class _Reader:
         return None
 
     def _bound(self, text: str) -> Bound:
-        if text[0] == "?" and len(text) > 1:
+        if text[1:].isdigit() and text[0] in "?$":
             self._count = max(self._count, int(text[1:]))
             return Bound(int(text[1:]) - 1)
         if text[0] in ":@$" or text[1:2] == "(":

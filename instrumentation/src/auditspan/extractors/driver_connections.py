@@ -77,12 +77,23 @@ def _of_autocommit(connection: Any) -> str:
 class Watch:
     """The transaction of one connection. As a connection, for one thread at a time."""
 
-    def __init__(self, connection: Any, system: str, database: str, *, keep: bool) -> None:
-        """Where *keep* is said, *connection* is asked once more when the application has dropped it."""
+    def __init__(
+        self,
+        connection: Any,
+        system: str,
+        database: str,
+        *,
+        keep: bool,
+        state: Callable[[Any], str] | None = None,
+    ) -> None:
+        """Where *keep* is said, *connection* is asked once more when the application has dropped it.
+
+        *state* is how to ask it, where it isn't to be seen.
+        """
         self.transaction: Final = Transaction()
         self._system = system
         self._database = database
-        self._state = state_of(connection)
+        self._state = state or state_of(connection)
         self._kept = connection if keep else None
         self._begun = False  # by a BEGIN in a text, which matters where the driver can't tell
         self._broken = False
