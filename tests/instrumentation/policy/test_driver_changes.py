@@ -12,15 +12,19 @@ from auditspan.changes import transaction as tx
 
 APPS = Path(__file__).parent / "apps"
 RULES = "rules: [{table: orders, columns: [status], target: {type: order, id: id}}]"
-ALL = {"OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ""}
+DRIVERS = {"asyncpg", "psycopg", "psycopg2", "sqlite3"}
 
 
-def start(harness, folder: Path, app: str, environment: dict[str, str]):
+def start(harness, folder: Path, app: str, environment: dict[str, str], driver: str = "sqlite3"):
     rules = folder / "rules.yaml"
     rules.write_text(RULES)
     rules.chmod(0o600)
-    known = {"DATABASE": str(folder / "shop.db"), "OTEL_AUDITSPAN_RULES": str(rules)}
-    return harness.start(folder, [sys.executable, str(APPS / app)], ALL | known | environment)
+    known = {
+        "DATABASE": str(folder / "shop.db"),
+        "OTEL_AUDITSPAN_RULES": str(rules),
+        "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": ",".join(sorted(DRIVERS - {driver})),
+    }
+    return harness.start(folder, [sys.executable, str(APPS / app)], known | environment)
 
 
 @pytest.fixture(scope="module", params=["sqlite3", "psycopg", "psycopg2"])
@@ -31,7 +35,8 @@ def service(request, tmp_path_factory, harness):
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {request.param}")
         environment["DATABASE"] = server.dsn.replace("dbname=postgres", f"dbname={request.param}")
-    service = start(harness, tmp_path_factory.mktemp("driver"), "driver_shop.py", environment)
+    folder = tmp_path_factory.mktemp("driver")
+    service = start(harness, folder, "driver_shop.py", environment, driver=request.param)
     yield service
     service.stop()
 

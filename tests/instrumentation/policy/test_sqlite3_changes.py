@@ -393,6 +393,17 @@ def test_ten_thousand_rows_are_one_small_record(shop, connect):
     assert only(running).span.ByteSize() < 10_000
 
 
+def test_a_long_insert_of_many_rows_is_named_by_its_parameters(shop, connect):
+    running, connection = shop(), connect()
+    sql = "INSERT INTO orders (id, status) VALUES " + ", ".join(["(?, ?)"] * 900)
+    with running.serve(), connection:
+        connection.execute(sql, [value for n in range(900) for value in (n, f"s{n}")])
+    attributes = only(running).attributes
+    assert attributes["auditspan.change.rows"] == 900
+    assert attributes["auditspan.change.keys"] == [str(n) for n in range(tx.MAX_ROWS)]
+    assert attributes["auditspan.change.after.status"] == [f"s{n}" for n in range(tx.MAX_ROWS)]
+
+
 def test_a_thousand_statements_are_a_bounded_number_of_records_that_count_them_all(shop, connect):
     running, connection = shop(), connect()
     with running.serve(), connection:
