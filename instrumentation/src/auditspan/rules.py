@@ -25,6 +25,31 @@ _TASK_NAME: Final = "celery.task_name"  # of the span that Celery's instrumentat
 _MAX_KNOWN: Final = 4096
 _MAX_KNOWN_LENGTH: Final = 256  # characters; a path that no route matches is the client's to choose
 
+# Columns whose values let whoever reads them act as somebody else, or pay for it.
+SECRET_COLUMNS: Final = frozenset(
+    [
+        "password",
+        "passwd",
+        "pwd",
+        "password_hash",
+        "hashed_password",
+        "secret",
+        "client_secret",
+        "token",
+        "access_token",
+        "refresh_token",
+        "api_key",
+        "apikey",
+        "private_key",
+        "otp_secret",
+        "totp_secret",
+        "session_key",
+        "cvv",
+        "cvc",
+        "pin",
+    ]
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Keep:

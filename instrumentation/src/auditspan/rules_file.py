@@ -10,7 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.operator_files import read_small
-from auditspan.rules import AUDIT, SKIP, Keep, Rule, Rules
+from auditspan.rules import AUDIT, SECRET_COLUMNS, SKIP, Keep, Rule, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,31 +46,6 @@ CREDENTIALS: Final = frozenset(
         "x-amz-security-token",
         "x-goog-iap-jwt-assertion",
     }
-)
-
-# Columns whose values let whoever reads them act as somebody else, or pay for it.
-SECRET_COLUMNS: Final = frozenset(
-    [
-        "password",
-        "passwd",
-        "pwd",
-        "password_hash",
-        "hashed_password",
-        "secret",
-        "client_secret",
-        "token",
-        "access_token",
-        "refresh_token",
-        "api_key",
-        "apikey",
-        "private_key",
-        "otp_secret",
-        "totp_secret",
-        "session_key",
-        "cvv",
-        "cvc",
-        "pin",
-    ]
 )
 
 

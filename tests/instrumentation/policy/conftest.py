@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from auditspan import bootstrap, context
 from auditspan.policy import Policy
+from instrumentation.postgresql import PostgreSQL
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -70,6 +71,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running
     yield install
     for provider in providers:
         provider.shutdown()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgreSQL]:
+    server = PostgreSQL()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

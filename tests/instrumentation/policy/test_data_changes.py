@@ -13,12 +13,14 @@ import pytest
 import sqlalchemy as sa
 from auditspan.changes import transaction as tx
 from auditspan.extractors import sqlalchemy as extractor
-from auditspan.rules_file import SECRET_COLUMNS, parse
+from auditspan.rules import SECRET_COLUMNS
+from auditspan.rules_file import parse
 from auditspan.settings import Settings
 from auditspan.testing import capture
 from flask import Flask
 from opentelemetry import trace
 from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session, mapped_column
 
 APPS = Path(__file__).parent / "apps"
 PAGE = (Path(__file__).parents[3] / "docs/frameworks/sqlalchemy.md").read_text()
@@ -226,6 +228,28 @@ def test_a_hostile_table_name_is_recorded_in_plain_short_text(shop, engine, name
     for change in changes:
         assert change["target.type"].isprintable()
         assert len(change["target.type"]) <= 256
+
+
+def test_a_key_by_which_somebody_could_act_as_another_is_in_no_record(shop, engine):
+    class Base(DeclarativeBase):
+        pass
+
+    class Login(Base):
+        __tablename__ = "logins"
+        session_key = mapped_column(sa.String, primary_key=True)
+        page = mapped_column(sa.String)
+
+    Base.metadata.create_all(engine)
+    running = shop("rules: []")
+    with running.serve(), Session(engine) as session:
+        session.add(Login(session_key="hunter2", page="a"))
+        session.commit()
+        session.get(Login, "hunter2").page = "b"
+        session.commit()
+        session.execute(sa.delete(Login).where(Login.session_key == "hunter2"))
+        session.commit()
+    assert [change["action"] for change in changes_of(running)] == ["CREATE", "UPDATE", "DELETE"]
+    assert "hunter2" not in str([change.span for change in changes_of(running)])
 
 
 @pytest.mark.parametrize("end", ["commit", "rollback"])

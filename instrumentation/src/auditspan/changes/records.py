@@ -16,8 +16,11 @@ from opentelemetry.trace import Status, StatusCode
 from auditspan import attributes as names
 from auditspan import context
 from auditspan.api import PROCESSOR
+from auditspan.rules import SECRET_COLUMNS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from opentelemetry.util.types import AttributeValue
 
     from auditspan.changes.transaction import Change
@@ -32,6 +35,8 @@ _SCALAR: Final = (
     *(str, int, float, decimal.Decimal, uuid.UUID),
     *(dt.date, dt.time, dt.timedelta),
 )
+# Besides those that no rule may name: what tables of sessions and tokens call their primary key.
+_SECRET_KEYS: Final = SECRET_COLUMNS | {"key", "session_id", "sid"}
 _warned: Final[set[str]] = set()
 
 
@@ -39,6 +44,11 @@ def rule_for(table: str) -> Rule | None:
     """The operator's word on changes of *table*; None where Auditspan does not run."""
     processor = getattr(trace.get_tracer_provider(), PROCESSOR, None)
     return processor.decisions.rule_for_table(table) if processor is not None else None
+
+
+def are_secret(columns: Iterable[str]) -> bool:
+    """Whether a key of these *columns* is one by which somebody could act as another: of sessions and tokens."""
+    return any(column.lower() in _SECRET_KEYS for column in columns)
 
 
 def as_text(value: object, limit: int = MAX_VALUE) -> str:

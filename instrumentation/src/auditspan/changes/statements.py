@@ -65,6 +65,8 @@ _BEFORE_NAME: Final = frozenset(
         "CONCURRENTLY",
     ]
 )
+_CODE: Final = frozenset({"TRIGGER", "PROCEDURE", "FUNCTION", "EVENT"})
+_ENDED_APART: Final = frozenset({"IF", "LOOP", "REPEAT", "WHILE"})
 _AFTER_OR: Final = frozenset({"REPLACE", "IGNORE", "ROLLBACK", "ABORT", "FAIL"})
 
 
@@ -82,9 +84,8 @@ class Head:
 
 def heads(sql: str) -> tuple[Head, ...]:
     """The statements in *sql* that change data or a transaction, in their order."""
-    first = _FIRST.match(sql)
-    # Most are SELECTs. What begins with a word of no interest, and has no second statement, is not read further.
-    if first is not None and first[1].upper() not in _LEADING and ";" not in sql:
+    # Most are SELECTs. One that has no second statement is not read further, and takes no place in the cache.
+    if (sql if not sql[:1].isspace() else sql.lstrip())[:6].upper() == "SELECT" and ";" not in sql:
         return ()
     return _cached(sql) if len(sql) <= _MAX_CACHED_LENGTH else _read(sql)
 
@@ -95,6 +96,9 @@ def _cached(sql: str) -> tuple[Head, ...]:
 
 
 def _read(sql: str) -> tuple[Head, ...]:
+    first = _FIRST.match(sql)
+    if first is not None and first[1].upper() not in _LEADING and ";" not in sql:
+        return ()
     return tuple(_Reader(sql[:MAX_LENGTH]).statements())
 
 
@@ -112,6 +116,7 @@ class _Reader:
 
     def __init__(self, sql: str) -> None:
         self._tokens = _tokens(sql)
+        self._alone = ";" not in sql
         self.kind, self.text = "", ""
         self._next()
 
@@ -136,6 +141,9 @@ class _Reader:
         return False
 
     def _skip_to_end(self) -> None:
+        if self._alone:  # so that the values of a long INSERT are not read one by one
+            self.kind = ""
+            return
         while self.kind and self.text != ";":
             self._next()
         self._next()
@@ -149,9 +157,30 @@ class _Reader:
             head = self._change(verb)
             if head is not None:
                 yield head
+        elif verb == "CREATE":
+            self._definition()
         elif verb in _ENDS:
             self._next()
             yield self._end(_ENDS[verb])
+
+    def _definition(self) -> None:
+        """A CREATE: what stands between BEGIN and END of a trigger or procedure is not done now."""
+        code = False
+        while self.kind and self.text != ";":
+            code = code or self._word() in _CODE
+            if code and self._take("BEGIN"):
+                self._block()
+            else:
+                self._next()
+
+    def _block(self) -> None:
+        """The rest of a block, END included. An END IF or END LOOP ends none."""
+        depth = 1
+        while self.kind and depth:
+            word = self._word()
+            self._next()
+            depth += word in {"BEGIN", "CASE"}
+            depth -= word == "END" and not self._take(*_ENDED_APART)
 
     def _with(self) -> Iterator[Head]:
         """The statements in the parentheses of a WITH; stops at the one after it."""
@@ -198,7 +227,7 @@ class _Reader:
     def _name(self) -> str:
         parts: list[str] = []
         while self.kind in {"name", "word"} and len(parts) < 4:
-            parts.append(_unquoted(self.text) if self.kind == "name" else self.text)
+            parts.append(unquoted(self.text) if self.kind == "name" else self.text)
             self._next()
             if self.text != ".":
                 break
@@ -216,6 +245,7 @@ class _Reader:
         return Head(what, self._name() if what in {SAVEPOINT, RELEASE} else "")
 
 
-def _unquoted(name: str) -> str:
+def unquoted(name: str) -> str:
+    """A quoted *name* as it is meant."""
     quote = "]" if name[0] == "[" else name[0]
     return name[1:].removesuffix(quote).replace(quote * 2, quote)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
@@ -54,6 +55,9 @@ ACTIONS: Final = {
     "DELETE": "DELETE",
     "TRUNCATE": "DELETE",
 }
+
+# True while a mapper that tells of its changes itself uses a driver: the driver's extractor need not.
+TOLD_BY_MAPPER: Final[ContextVar[bool]] = ContextVar("auditspan-told-by-mapper", default=False)
 
 
 @dataclass(slots=True)
@@ -126,19 +130,27 @@ def begin(
     )
 
 
+def is_wanted(table: str) -> bool:
+    """Whether ``begin`` would make a change of one of *table* now; cheaper than to try."""
+    if context.current() is not None:
+        return True
+    rule = rule_for(table)
+    return rule is not None and rule.do == AUDIT
+
+
 class _Frame:
     """The changes since a savepoint, or since the transaction began."""
 
     def __init__(self, name: str = "", *, blurred: bool = False) -> None:
         self.name = name
         self.blurred = blurred  # there were savepoints in it that are not tracked
-        self._single: list[Change] = []
+        self.single: list[Change] = []
         self._folded: dict[tuple[Any, ...], Change] = {}
 
     def add(self, change: Change) -> Change:
         """Keep *change*; returns where it is kept."""
-        if len(self._single) < MAX_CHANGES:
-            self._single.append(change)
+        if len(self.single) < MAX_CHANGES:
+            self.single.append(change)
             return change
         ended = (change.failed, change.unsure)
         key: tuple[Any, ...] = (id(change.around), *ended, change.table, change.verb)
@@ -158,10 +170,10 @@ class _Frame:
 
     def all(self) -> list[Change]:
         """What there is, in order."""
-        return [*self._single, *self._folded.values()]
+        return [*self.single, *self._folded.values()]
 
     def __bool__(self) -> bool:
-        return bool(self._single)
+        return bool(self.single)
 
 
 class Transaction:
@@ -175,8 +187,11 @@ class Transaction:
         self._undone = _Frame()
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
-        return bool(self._undone) or any(self._frames)
+        """Whether there are any. Asked at each statement, of which most find none."""
+        frames = self._frames
+        if len(frames) == 1:
+            return bool(frames[0].single or self._undone.single)
+        return bool(self._undone) or any(frames)
 
     def add(self, change: Change) -> Change:
         """Keep *change* until the end; returns where it is kept, which may be another one that counts it."""
@@ -220,6 +235,8 @@ class Transaction:
     def settle(self, outcome: str, reason: str = "") -> None:
         """The transaction ended so: write the records. What was undone before is a failure in any case. Never raises."""
         if not self:
+            if len(self._frames) > 1 or self._frames[0].blurred:
+                self.__init__()  # type: ignore[misc] # savepoints without a change end with it, too
             return
         changes = self._undone.all()
         for frame in self._frames:
@@ -264,16 +281,16 @@ def end(change: Change, outcome: str, reason: str = "") -> None:
 
 
 # Transactions whose connection the garbage collector found: it may run while this very thread holds the spool's lock.
-_orphans: Final[deque[tuple[Transaction, str]]] = deque(maxlen=1000)
+_orphans: Final[deque[tuple[Transaction, str, str]]] = deque(maxlen=1000)
 
 
-def leave(transaction: Transaction, reason: str) -> None:
-    """Let the next one who comes by say that *transaction* failed."""
-    _orphans.append((transaction, reason))
+def leave(transaction: Transaction, reason: str, outcome: str = names.FAILURE) -> None:
+    """Let the next one who comes by say that *transaction* failed, or what else became of it."""
+    _orphans.append((transaction, outcome, reason))
 
 
 def settle_left() -> None:
     """Write what was left."""
     while _orphans:
-        transaction, reason = _orphans.popleft()
-        transaction.settle(names.FAILURE, reason)
+        transaction, outcome, reason = _orphans.popleft()
+        transaction.settle(outcome, reason)

@@ -19,7 +19,7 @@ from auditspan.changes import transaction as tx
 from auditspan.changes.records import plain, rule_for
 from auditspan.changes.statements import CHANGING, heads
 from auditspan.changes.transaction import Transaction
-from auditspan.extractors import guard
+from auditspan.extractors import dbapi, guard
 from auditspan.extractors.sqlalchemy_rows import complete, rows_of, table_of
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def _listen(_: Any) -> None:
         ("_commit_impl", _around),
         ("_commit_twophase_impl", _around),
         ("_savepoint_impl", _with_name),  # the event of a savepoint comes before it has a name
+        ("_execute_context", _telling),
     ):
         setattr(Connection, method, wrapped(getattr(Connection, method)))
     for target, name, listener in (
@@ -78,6 +79,7 @@ def _listen(_: Any) -> None:
         (Engine, "rollback_twophase", _rolled_back),
         (Engine, "release_savepoint", _release),
         (Engine, "rollback_savepoint", _roll_back_to),
+        (Pool, "connect", _connected),
         (Pool, "checkin", _given_back),
         (Pool, "invalidate", _lost),
     ):
@@ -128,6 +130,20 @@ def _with_name(original: Callable[..., Any]) -> Callable[..., Any]:
         return name
 
     return savepoint
+
+
+def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
+    """What the driver is told meanwhile is told here already."""
+
+    @functools.wraps(original)
+    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = tx.TOLD_BY_MAPPER.set(True)
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            tx.TOLD_BY_MAPPER.reset(token)
+
+    return execute
 
 
 class _Flush:
@@ -322,6 +338,13 @@ def _roll_back_to(connection: Any, name: Any, *_: Any) -> None:
     if transaction is not None:
         transaction.roll_back_to(str(name))
         transaction.release(str(name))  # SQLAlchemy does not go back to it
+
+
+def _connected(connection: Any, *_: Any) -> None:
+    """The driver below aiosqlite works in a thread of its own, where it can't see that we tell of it here."""
+    driver = getattr(getattr(connection, "_connection", None), "_conn", None)
+    if hasattr(driver, dbapi.WATCHED):
+        setattr(driver, dbapi.WATCHED, None)
 
 
 def _given_back(_: Any, record: Any) -> None:

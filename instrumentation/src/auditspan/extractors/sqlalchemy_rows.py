@@ -11,7 +11,7 @@ import operator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from auditspan.changes.records import MAX_KEY, as_text
+from auditspan.changes.records import MAX_KEY, are_secret, as_text
 from auditspan.changes.transaction import MAX_ROWS, UNKNOWN, Row
 
 if TYPE_CHECKING:
@@ -37,11 +37,11 @@ def table_of(execution: Any) -> Any:
 def rows_of(execution: Any, table: Any, rule: Rule, counted: int) -> tuple[int, list[Row]]:
     """How many rows there were, and what is known of the first of them."""
     wanted = (*rule.columns, *rule.target_id)
-    return (
-        _inserted(execution, table, wanted, counted)
-        if execution.isinsert
-        else _found(execution, table, wanted, counted)
-    )
+    rows, known = (_inserted if execution.isinsert else _found)(execution, table, wanted, counted)
+    if are_secret(column.name for column in table.primary_key):
+        for row in known:
+            row.key = ""
+    return rows, known
 
 
 def _inserted(execution: Any, table: Any, wanted: tuple[str, ...], counted: int) -> tuple[int, list[Row]]:
@@ -177,7 +177,8 @@ def _objects(
         mapped = next((each for each in mapper.tables if each.fullname == table), None)
         if mapped is None:
             continue
-        row = Row(_joined(mapper.primary_key_from_instance(thing)))
+        secret = are_secret(column.name for column in mapped.primary_key)
+        row = Row("" if secret else _joined(mapper.primary_key_from_instance(thing)))
         if keys is not None and row.key not in keys:
             continue
         for name in wanted:
