@@ -184,10 +184,9 @@ def environment_of(spool: Path, changes: dict[str, str] | None = None) -> dict[s
         "OTEL_LOGS_EXPORTER": "none",
         "OTEL_AUDITSPAN_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody listens: records stay on disk
         "OTEL_AUDITSPAN_SPOOL_DIR": str(spool),
-        # Only the plug-in's test has services of it, and each start would import it.
+        # Tests of these say otherwise: each start of another service would import them for nothing.
         "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS": "asyncpg,falcon,psycopg,psycopg2,sqlite3",
         "PYTHONUNBUFFERED": "1",
-        # A test of theirs says otherwise: elsewhere a service starts without importing drivers that it doesn't use.
     }
     return clean | {name: text for name, text in (known | (changes or {})).items() if text}
 
