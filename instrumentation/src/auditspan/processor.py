@@ -29,6 +29,7 @@ from auditspan.context import Facts, OpenedSpan
 from auditspan.decisions import Decisions
 from auditspan.facts import http_method, http_status, may_change, span_facts
 from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
+from auditspan.packing import COMPILED, Packer
 from auditspan.policy import Policy
 from auditspan.propagation.counts import ContextCounts
 from auditspan.rules import AUDIT, SKIP
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_live_of: Final = context.live.of
 _SERVER: Final = SpanKind.SERVER
 _CONSUMER: Final = SpanKind.CONSUMER
 
@@ -91,8 +93,10 @@ class AuditSpanProcessor(SpanProcessor):
         self.decisions: Final = Decisions(settings, self._policy.rules)
         self.is_read_method: Final = self.decisions.is_read_method
         self.context_counts: Final = ContextCounts()
+        self._ruled: Final = bool(self._policy.rules)
         self._plain = PlainKeys()
         self._encoder = SpanEncoder()
+        self._packer: Final = Packer(self._encoder) if COMPILED else None
         self._warned = False
         self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
         # A sink that can't count gets everything in full.
@@ -107,7 +111,7 @@ class AuditSpanProcessor(SpanProcessor):
         try:
             kind = span.kind
             if kind is _SERVER or kind is _CONSUMER:
-                self._enter(span, parent_context)
+                self._enter(span, parent_context, kind)
             elif not (attributes := attributes_of(span)) or self._plain(attributes):
                 # Most are right inside the request's span or inside one that knows it.
                 parent = trace.get_current_span(parent_context)
@@ -121,17 +125,18 @@ class AuditSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Append the record that *span* is, if it is one. On return it survives the process."""
-        if span.context is None:
+        ids = span.context
+        if ids is None:
             return
-        state = context.live.of(span.context.span_id)
+        state = _live_of(ids.span_id)
         if state is None or state.emitter is not self:
             return
-        context.live.remove(span.context.span_id)
+        context.live.remove(ids.span_id)
         state.ended = True
         if state.held:
             return
         try:
-            if state.source is None and state.entry:
+            if state.source is None and state.entry and not (state.certain or state.wanted):
                 attributes = attributes_of(span)
                 if self.passes(span, state, http_method(attributes), http_status(attributes)):
                     return
@@ -251,23 +256,25 @@ class AuditSpanProcessor(SpanProcessor):
 
     # -- inside
 
-    def _enter(self, span: Span, parent_context: Context | None) -> None:
+    def _enter(self, span: Span, parent_context: Context | None, kind: SpanKind) -> None:
         span_context = span.context
         origin = parent_context if parent_context is not None else otel_context.get_current()
         state = OpenedSpan(span_context, self, origin, entry=True)
-        parent = span.parent
-        if parent is not None and not parent.is_remote:
-            state.parent = context.current(origin)
-        if state.parent is None:
-            state.upstream = self._upstream(origin, queue=span.kind is _CONSUMER)
+        if origin:  # otherwise nothing is around this span, here or upstream
+            parent = span.parent
+            if parent is not None and not parent.is_remote:
+                state.parent = context.current(origin)
+            if state.parent is None:
+                state.upstream = self._upstream(origin, queue=kind is _CONSUMER)
         attributes = attributes_of(span)
-        if self._policy.rules.promises(
-            attributes, default=span.kind is _SERVER and may_change(attributes, self.is_read_method)
-        ):
+        certain = kind is _SERVER and may_change(attributes, self.is_read_method)
+        if self._ruled:
+            certain = self._policy.rules.promises(attributes, default=certain)
+        if certain:
             state.certain = True
         if not self._plain(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
-        context.bind(span, state)
+        setattr(span, context.SLOT, state)
         context.live.add(span_context.span_id, state)
 
     def _upstream(self, origin: Context, *, queue: bool) -> Upstream:
@@ -293,9 +300,10 @@ class AuditSpanProcessor(SpanProcessor):
         if state.written or (state.judged and not (state.wanted or state.certain)):
             return
         attributes = copy_attributes(span)
-        for key, value in state.shown.items():  # ours come last, with what happened since
-            if attributes.get(key) == value:
-                del attributes[key]
+        if state.shown:
+            for key, value in state.shown.items():  # ours come last, with what happened since
+                if attributes.get(key) == value:
+                    del attributes[key]
         told = self._judge(state, span, attributes)
         if told is not None:
             state.written = True
@@ -303,9 +311,14 @@ class AuditSpanProcessor(SpanProcessor):
                 attributes = _refilled(state, attributes)
             if told.facts.outcome == names.DENIED and self._folds(state, told, span, attributes, end_time_ns):
                 return
-            span = self._policy.limit(state, span, attributes)
             ours = told.encoded + self._place()
-            self._sink.append(self._encoder.encode(span, attributes, end_time_ns, ours))
+            payload = None
+            if self._packer is not None and self._policy.leaves_out_the_usual(state):
+                payload = self._packer.pack(span, attributes, end_time_ns, ours)
+            if payload is None:
+                span = self._policy.limit(state, span, attributes)
+                payload = self._encoder.encode(span, attributes, end_time_ns, ours)
+            self._sink.append(payload)
 
     def _folds(
         self,
@@ -356,10 +369,11 @@ class AuditSpanProcessor(SpanProcessor):
         plain = self._plain(attributes)
         facts = self._settled(state, span, attributes, plain=plain)
         state.judged = True
-        if not self._is_record(state, facts):
-            state.told = None
-            return None
-        state.certain = True
+        if state.rule is not None or not (state.certain or state.wanted):
+            if not self._is_record(state, facts):
+                state.told = None
+                return None
+            state.certain = True
         if not plain:
             self._clear(state, attributes)
         # Asked for when the response starts and when it ends; in between, little changes.
@@ -369,7 +383,8 @@ class AuditSpanProcessor(SpanProcessor):
         return told
 
     def _told(self, state: AuditedSpan, facts: Facts) -> Told:
-        return Told(state, facts, self._as_shown(state, facts), state.effective_actor())
+        shown = self._as_shown(state, facts) if self.actors.hides else facts
+        return Told(state, facts, shown, state.effective_actor())
 
     def _show(self, state: AuditedSpan, span: Span) -> None:
         """Put on the ordinary *span* what its record says, or that there is none, while it can still change."""
@@ -387,11 +402,16 @@ class AuditSpanProcessor(SpanProcessor):
         self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue], *, plain: bool
     ) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
-        found = self._facts(state, span)
+        try:
+            source = state.source
+            found = source.facts(span) if source is not None else self._facts_of_span(state, span)
+        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+            self._failed()
+            found = self._facts_of_span(state, span)
         if not plain:
             said = self._said(attributes, state.shown, state.carried | context.carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
-        ruled = self._policy.apply(state, found, attributes)
+        ruled = self._policy.apply(state, found, attributes) if self._ruled else found
         if (
             ruled.outcome in names.OUTCOMES
             and ruled.action.isupper()
@@ -419,12 +439,7 @@ class AuditSpanProcessor(SpanProcessor):
         state.target_type = state.target_type or said.get(names.TARGET_TYPE, "")
         state.target_id = state.target_id or said.get(names.TARGET_ID, "")
 
-    def _facts(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
-        if state.source is not None:
-            try:
-                return state.source.facts(span)
-            except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
-                self._failed()
+    def _facts_of_span(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
         return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
 
     def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
@@ -469,8 +484,6 @@ class AuditSpanProcessor(SpanProcessor):
 
     def _as_shown(self, state: AuditedSpan, facts: Facts) -> Facts:
         """*facts* without the names that may not leave this process."""
-        if not self.actors.hides:
-            return facts
         return replace(
             facts,
             reason=self._policy.without_people(state, facts.reason),

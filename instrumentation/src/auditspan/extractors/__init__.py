@@ -77,6 +77,8 @@ _AUTH_SCHEMES: Final = frozenset(
         "token",
     ]
 )
+_without: Final[set[tuple[type, str]]] = set()  # what a class inherits and does not implement
+_MAX_WITHOUT: Final = 256
 _ONLY_TEXTS: Final = frozenset({str})
 _MAX_TEXT: Final = 1024  # characters of an actor's id or role; a user object is not ours to trust with memory
 
@@ -245,17 +247,30 @@ def text(value: object) -> str:
 
 def first_text(thing: Any, attributes: Iterable[str]) -> str:
     """The first of *attributes* of *thing* (or keys, when it is a mapping) that has a text."""
+    kind = type(thing)
+    keyed = hasattr(thing, "keys")  # rows of sqlite3 have them, too
     for name in attributes:
+        if (kind, name) in _without:
+            continue
         try:
-            found = (
-                thing[name] if hasattr(thing, "keys") else getattr(thing, name, None)
-            )  # rows of sqlite3 have keys
-        except (NotImplementedError, KeyError, IndexError):  # the first by Starlette's BaseUser.identity
+            found = thing[name] if keyed else getattr(thing, name, None)
+        except NotImplementedError:
+            _note_unimplemented(kind, name)
+            continue
+        except (KeyError, IndexError):
             continue
         value = text(found)
         if value:
             return value
     return ""
+
+
+def _note_unimplemented(kind: type, name: str) -> None:
+    """Starlette's BaseUser.identity raises whoever asks, which costs as much as the rest of an actor; so ask once."""
+    found = inspect.getattr_static(kind, name, None)
+    starlettes = getattr(getattr(found, "fget", None), "__module__", "") == "starlette.authentication"
+    if starlettes and len(_without) < _MAX_WITHOUT:
+        _without.add((kind, name))
 
 
 def scheme_word(authorization: str) -> str:

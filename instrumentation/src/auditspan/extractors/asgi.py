@@ -99,7 +99,8 @@ class AsgiSource:
         if not identity:
             return None
         session = scope.get("session")
-        scheme = scheme_word(_header(scope.get("headers", ()), b"authorization"))
+        authorization = _header(scope.get("headers", ()), b"authorization")
+        scheme = scheme_word(authorization) if authorization else ""
         roles = held_roles(user)
         if auth := scope.get("auth"):
             roles = texts((*getattr(auth, "scopes", ()), *roles))
@@ -155,14 +156,18 @@ class AsgiSource:
             if not message.get("more_body", False):
                 self.complete = True
             if state.judged and not (state.wanted or state.certain):
-                return
-            if self.complete:
+                pass
+            elif self.complete:
                 if self._responded:
                     state.emitter.finishing(self._span, state)
                 else:
                     state.emitter.concluding(self._span, state)
             elif not self._responded:
                 self._respond(state)
+            if self.complete:
+                # What leads back here is a circle, which would wait for the garbage collector; that costs more.
+                self._span = self._state = None
+                self._scope.pop(_SOURCE, None)
         elif kind == "http.response.start":
             self._starts(message, state)
 
@@ -267,8 +272,9 @@ def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    size = len(name)
     for key, value in headers:
-        if len(key) == len(name) and key.lower() == name:
+        if len(key) == size and key.lower() == name:
             return value.decode("latin-1")
     return ""
 

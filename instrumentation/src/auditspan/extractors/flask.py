@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from auditspan import attributes as names
 from auditspan.context import Actor
@@ -69,6 +69,15 @@ class FlaskSource:
     def __init__(self, request: Any, g: Any) -> None:
         self.request = request
         self._g = g
+
+    def let_go(self) -> None:
+        """Keep what the request says, without the request: its environment leads back here by way of the span.
+
+        Objects in a circle wait for the garbage collector, which costs each request more than this does.
+        """
+        request = self.request
+        texts = {key: value for key, value in request.environ.items() if type(value) is str}
+        self.request = _Seen(request.method, request.url_rule, request.path, request.view_args, texts)
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
@@ -142,6 +151,16 @@ class FlaskSource:
         return scheme_word(self.request.environ.get("HTTP_AUTHORIZATION", "")) or default
 
 
+class _Seen(NamedTuple):
+    """What is asked of a request, under the names that it has there."""
+
+    method: str
+    url_rule: Any
+    path: str
+    view_args: dict[str, Any] | None
+    environ: dict[str, str]
+
+
 def _request(span: Any, environ: dict[str, Any]) -> None:
     try:
         state = own_state(span)
@@ -160,6 +179,8 @@ def _response(span: Any, status: str, headers: Sequence[tuple[str, str]]) -> Non
         state = own_state(span)
         if state is not None and isinstance(state.source, FlaskSource):
             _answer(span, state, state.source, int(status.partition(" ")[0]), headers)
+            if not state.held:
+                state.source.let_go()
     except Exception:  # noqa: BLE001 - as above
         warn_once("Flask's response hook")
 
@@ -176,7 +197,12 @@ def _answer(
     if "flask_session" in sys.modules or source.request.cookies:
         # Reading it now changes nothing: Flask has already saved the session and set its headers.
         source.session = session_of(flask.session) or session_of({"sid": getattr(flask.session, "sid", "")})
-    state.emitter.responding(span, state)
+    if state.held:
+        state.emitter.responding(span, state)
+    else:
+        state.emitter.concluding(
+            span, state
+        )  # what is no stream is all there, and nothing can happen to it any more
 
 
 def _hear_of_responses() -> None:

@@ -1,0 +1,16 @@
+from collections.abc import Mapping
+
+from opentelemetry.util.types import AnyValue
+
+def pack(
+    keys: dict[str, bytes],
+    around: tuple[bytes, bytes, bytes, bytes],
+    ids: bytes,
+    fields: bytes,
+    start: int,
+    end: int,
+    attributes: Mapping[str, AnyValue],
+    more: bytes,
+    flags: int,
+    /,
+) -> bytes | None: ...
