@@ -2,6 +2,7 @@ from collections.abc import Mapping
 
 from opentelemetry.util.types import AnyValue
 
+def record_id(unix_ns: int, a: int, b: int, /) -> bytes: ...
 def pack(
     keys: dict[str, bytes],
     around: tuple[bytes, bytes, bytes, bytes],

@@ -108,7 +108,10 @@ class Facts:
 class Source(Protocol):
     """One request in the eyes of its framework; an extractor puts it on the entry span's state.
 
-    It may have a method ``address() -> str`` besides: the other end of the connection, for spans too full to tell.
+    It may have a method ``address() -> str`` besides: the other end of the connection, for spans too full to tell. And
+    ``let_go()``: the span has ended, so nothing but ``actor()`` is asked any more. Objects that the request leads to and
+    that lead back here should not be kept then: a circle waits for the garbage collector, which costs each request
+    some 10 microseconds.
 
     It may have more, for what rules name: ``header(name)``, the values of a request header (or an RPC's metadata) in
     their order; ``query()``, the URL's query as it was sent; ``parameter(name)``, a path parameter or, of an RPC, a

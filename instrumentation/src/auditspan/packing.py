@@ -68,7 +68,7 @@ class Packer:
             ids += b"\x22\x08" + parent.span_id.to_bytes(8)
             flags = trace_flags | remoteness(parent)
         fields = encoder.name(name) + (_SERVER_FIELD if kind is _SERVER else KINDS[kind])
-        packed = _pack(
+        packed: bytes | None = _pack(
             self._keys, around.parts, ids, fields, start or 0, end_time_ns, attributes, more, flags
         )
         if packed is None and not self._keys.keys() >= attributes.keys():

@@ -141,6 +141,8 @@ class AuditSpanProcessor(SpanProcessor):
                 if self.passes(span, state, http_method(attributes), http_status(attributes)):
                     return
             self._write(state, span, span.end_time or time.time_ns())
+            if (let_go := getattr(state.source, "let_go", None)) is not None:
+                let_go()
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -402,12 +404,14 @@ class AuditSpanProcessor(SpanProcessor):
         self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue], *, plain: bool
     ) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
-        try:
-            source = state.source
-            found = source.facts(span) if source is not None else self._facts_of_span(state, span)
-        except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
-            self._failed()
-            found = self._facts_of_span(state, span)
+        found = None
+        if state.source is not None:
+            try:
+                found = state.source.facts(span)
+            except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+                self._failed()
+        if found is None:
+            found = span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
         if not plain:
             said = self._said(attributes, state.shown, state.carried | context.carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
@@ -438,9 +442,6 @@ class AuditSpanProcessor(SpanProcessor):
         state.reason = state.reason or said.get(names.REASON, "")
         state.target_type = state.target_type or said.get(names.TARGET_TYPE, "")
         state.target_id = state.target_id or said.get(names.TARGET_ID, "")
-
-    def _facts_of_span(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
-        return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
 
     def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
         do = state.rule.do if state.rule is not None else ""

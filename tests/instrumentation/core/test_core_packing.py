@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 
 import pytest
-from auditspan import _packing, packing
+from auditspan import _packing, packing, told
 from auditspan.packing import Packer
-from auditspan.privacy import LEFT_OUT, LEFT_OUT_WITH_PREFIX, clean
+from auditspan.privacy import LEFT_OUT, LEFT_OUT_WITH_PREFIX, clean, kind_of
 from auditspan.pseudonyms import ActorNames
 from auditspan.rules import Keep
 from auditspan.wire import SpanEncoder
@@ -115,6 +117,29 @@ def test_what_is_packed_is_what_the_readable_way_says(  # noqa: PLR0917 - hypoth
     assert found in (None, readable(encoder, span, attributes, times[1], more))
 
 
+def is_plain(key, value):
+    kind = kind_of(key)
+    return (
+        len(key) < 200
+        and kind != LEFT_OUT["session.id"]
+        and (kind != LEFT_OUT["url.full"] or isinstance(value, str))
+    )
+
+
+@given(
+    attributes=st.dictionaries(
+        keys, st.one_of(st.text(max_size=200), st.integers(-(2**63), 2**63 - 1), st.booleans()), max_size=14
+    ),
+    remote=st.none() | contexts,
+)
+@settings(deadline=None, max_examples=200)
+def test_texts_integers_and_truths_are_packed_whatever_they_are(attributes, remote):
+    attributes = {key: value for key, value in attributes.items() if is_plain(key, value)}
+    span, encoder = ended(parent=remote), SpanEncoder()
+    found = packed(Packer(encoder), span, attributes, 3, b"more")
+    assert found == (None if span.context.trace_state else readable(encoder, span, attributes, 3, b"more"))
+
+
 ORDINARY = {
     "http.method": "POST",
     "http.route": "/orders/{id}",
@@ -203,6 +228,31 @@ def test_a_span_with_something_rare_goes_the_readable_way():
         spoil(span)
         span.end()
     assert [packed(packer, span, ORDINARY, 3, b"") for span in keeps.ended] == [None] * 3
+
+
+# -- record ids
+
+
+@given(st.integers(0, 2**63), st.integers(0, 2**12 - 1), st.integers(0, 2**62 - 1))
+@settings(deadline=None)
+def test_a_record_id_is_a_uuid_of_version_7_with_its_time_and_all_its_random_bits(unix_ns, a, b):
+    written = _packing.record_id(unix_ns, a, b).decode()
+    found = uuid.UUID(written)
+    assert str(found) == written
+    assert (found.version, found.variant) == (7, uuid.RFC_4122)
+    assert (found.int >> 80, found.int >> 64 & 0xFFF, found.int & (1 << 62) - 1) == (unix_ns // 10**6, a, b)
+
+
+def test_record_ids_are_alike_with_and_without_a_compiler(monkeypatch):
+    began = time.time_ns() // 10**6
+    ids = [told.uuid7() for _ in range(500)]
+    monkeypatch.setattr(told, "_record_id", None)
+    ids += [told.uuid7() for _ in range(500)]
+    assert len(set(ids)) == 1000
+    for written in ids:
+        found = uuid.UUID(written.decode())
+        assert (str(found), found.version, found.variant) == (written.decode(), 7, uuid.RFC_4122)
+        assert began <= found.int >> 80 <= time.time_ns() // 10**6
 
 
 # -- building

@@ -156,20 +156,22 @@ class AsgiSource:
             if not message.get("more_body", False):
                 self.complete = True
             if state.judged and not (state.wanted or state.certain):
-                pass
-            elif self.complete:
+                return
+            if self.complete:
                 if self._responded:
                     state.emitter.finishing(self._span, state)
                 else:
                     state.emitter.concluding(self._span, state)
             elif not self._responded:
                 self._respond(state)
-            if self.complete:
-                # What leads back here is a circle, which would wait for the garbage collector; that costs more.
-                self._span = self._state = None
-                self._scope.pop(_SOURCE, None)
         elif kind == "http.response.start":
             self._starts(message, state)
+
+    def let_go(self) -> None:
+        """The span has ended: keep nothing that leads back here."""
+        self._span = self._state = None
+        if self._scope.get(_SOURCE) is self:
+            del self._scope[_SOURCE]
 
     def receives(self, message: MutableMapping[str, Any]) -> None:
         """Hear of what the client sent on a WebSocket, which is not of this kind."""

@@ -45,6 +45,7 @@ _WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})
 # Where each extension leaves the user it has verified, in Flask's g; the first that names somebody counts.
 _LOGIN_USER: Final = "_login_user"  # Flask-Login, flask_login/utils.py _get_user
 _USERS: Final = (_LOGIN_USER, "flask_httpauth_user", "user")
+_WHO: Final = ("REMOTE_USER", "HTTP_AUTHORIZATION")
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -71,13 +72,9 @@ class FlaskSource:
         self._g = g
 
     def let_go(self) -> None:
-        """Keep what the request says, without the request: its environment leads back here by way of the span.
-
-        Objects in a circle wait for the garbage collector, which costs each request more than this does.
-        """
-        request = self.request
-        texts = {key: value for key, value in request.environ.items() if type(value) is str}
-        self.request = _Seen(request.method, request.url_rule, request.path, request.view_args, texts)
+        """Keep what says who acted, without the request: its environment leads back here by way of the span."""
+        environ = self.request.environ
+        self.request = _Gone({key: environ[key] for key in _WHO if key in environ})
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER."""
@@ -148,16 +145,13 @@ class FlaskSource:
         )
 
     def _auth_method(self, *, default: str) -> str:
-        return scheme_word(self.request.environ.get("HTTP_AUTHORIZATION", "")) or default
+        authorization = self.request.environ.get("HTTP_AUTHORIZATION")
+        return (scheme_word(authorization) if authorization else "") or default
 
 
-class _Seen(NamedTuple):
-    """What is asked of a request, under the names that it has there."""
+class _Gone(NamedTuple):
+    """A request of which only *environ* is still asked, and only for _WHO."""
 
-    method: str
-    url_rule: Any
-    path: str
-    view_args: dict[str, Any] | None
     environ: dict[str, str]
 
 
@@ -179,8 +173,6 @@ def _response(span: Any, status: str, headers: Sequence[tuple[str, str]]) -> Non
         state = own_state(span)
         if state is not None and isinstance(state.source, FlaskSource):
             _answer(span, state, state.source, int(status.partition(" ")[0]), headers)
-            if not state.held:
-                state.source.let_go()
     except Exception:  # noqa: BLE001 - as above
         warn_once("Flask's response hook")
 
