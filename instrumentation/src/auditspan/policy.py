@@ -84,11 +84,6 @@ class Policy:
         self.actors.scrub(attributes, people)
         return plain(span, keep, self.actors, people)
 
-    def leaves_out_the_usual(self, state: AuditedSpan) -> bool:
-        """Whether ``limit`` takes out of *state*'s record what records have none of, and changes nothing else."""
-        keep = (state.rule or self.rules.default).keep
-        return not (self.actors.hides or self.proxies or keep.headers or keep.query or keep.exceptions)
-
     def without_people(self, state: AuditedSpan, text: str) -> str:
         """*text* as it may be shown, without the names of those who act in *state*."""
         return self.actors.without(text, people_in(state.named())) if text and self.actors.hides else text

@@ -18,13 +18,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import opentelemetry.trace.propagation
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
-from auditspan import context, losses
+from auditspan import context, losses, set_by_hand
 from auditspan.context import Facts, OpenedSpan
 from auditspan.decisions import Decisions
 from auditspan.facts import http_method, http_status, may_change, span_facts
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _live_of: Final = context.live.of
+_SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
 _SERVER: Final = SpanKind.SERVER
 _CONSUMER: Final = SpanKind.CONSUMER
 
@@ -60,12 +62,6 @@ _CONSUMER: Final = SpanKind.CONSUMER
 _ADDRESSES: Final = (
     *("network.peer.address", "net.sock.peer.addr", "net.peer.ip", "client.address", "http.client_ip"),
 )
-
-# What the application may say by hand on its span, in the words of the draft conventions, besides the functions.
-_SAYABLE: Final = frozenset({names.ACTION, names.OUTCOME, names.REASON, names.TARGET_TYPE, names.TARGET_ID})
-_OURS: Final = frozenset(
-    value for name, value in vars(names).items() if isinstance(value, str) and value.startswith(names.PREFIX)
-) - {names.PREFIX}
 
 
 class Sink(Protocol):
@@ -96,7 +92,8 @@ class AuditSpanProcessor(SpanProcessor):
         self._ruled: Final = bool(self._policy.rules)
         self._plain = PlainKeys()
         self._encoder = SpanEncoder()
-        self._packer: Final = Packer(self._encoder) if COMPILED else None
+        at_once = COMPILED and not (self.actors.hides or self._policy.proxies)
+        self._packer: Final = Packer(self._encoder) if at_once else None
         self._warned = False
         self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
         # A sink that can't count gets everything in full.
@@ -109,13 +106,16 @@ class AuditSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Give *span* a state of its own, or let it find the one around it."""
         try:
-            kind = span.kind
+            try:  # the insides, as in ``spans``: each of a request's spans comes by here
+                kind, attributes = span._kind, span._attributes._dict  # type: ignore[union-attr] # noqa: SLF001 - as above
+            except AttributeError:
+                kind, attributes = span.kind, attributes_of(span)
             if kind is _SERVER or kind is _CONSUMER:
-                self._enter(span, parent_context, kind)
-            elif not (attributes := attributes_of(span)) or self._plain(attributes):
+                self._enter(span, parent_context, kind, attributes)
+            elif not attributes or self._plain(attributes):
                 # Most are right inside the request's span or inside one that knows it.
-                parent = trace.get_current_span(parent_context)
-                around = getattr(parent, context.SLOT, None) or context.around(parent_context)
+                current = otel_context.get_current() if parent_context is None else parent_context
+                around = getattr(current.get(_SPAN), context.SLOT, None) or context.around(parent_context)
                 if around is not None:
                     setattr(span, context.SLOT, around)
             else:
@@ -128,10 +128,11 @@ class AuditSpanProcessor(SpanProcessor):
         ids = span.context
         if ids is None:
             return
-        state = _live_of(ids.span_id)
+        span_id = ids[1]  # the same as .span_id, without a call
+        state = _live_of(span_id)
         if state is None or state.emitter is not self:
             return
-        context.live.remove(ids.span_id)
+        context.live.remove(span_id)
         state.ended = True
         if state.held:
             return
@@ -140,7 +141,8 @@ class AuditSpanProcessor(SpanProcessor):
                 attributes = attributes_of(span)
                 if self.passes(span, state, http_method(attributes), http_status(attributes)):
                     return
-            self._write(state, span, span.end_time or time.time_ns())
+            if not state.written:
+                self._write(state, span, span.end_time or time.time_ns())
             if (let_go := getattr(state.source, "let_go", None)) is not None:
                 let_go()
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -258,7 +260,13 @@ class AuditSpanProcessor(SpanProcessor):
 
     # -- inside
 
-    def _enter(self, span: Span, parent_context: Context | None, kind: SpanKind) -> None:
+    def _enter(
+        self,
+        span: Span,
+        parent_context: Context | None,
+        kind: SpanKind,
+        attributes: Mapping[str, AnyValue],
+    ) -> None:
         span_context = span.context
         origin = parent_context if parent_context is not None else otel_context.get_current()
         state = OpenedSpan(span_context, self, origin, entry=True)
@@ -268,7 +276,6 @@ class AuditSpanProcessor(SpanProcessor):
                 state.parent = context.current(origin)
             if state.parent is None:
                 state.upstream = self._upstream(origin, queue=kind is _CONSUMER)
-        attributes = attributes_of(span)
         certain = kind is _SERVER and may_change(attributes, self.is_read_method)
         if self._ruled:
             certain = self._policy.rules.promises(attributes, default=certain)
@@ -291,7 +298,7 @@ class AuditSpanProcessor(SpanProcessor):
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
         around = context.current(parent_context)
         carried = context.carried(parent_context) | (around.carried if around is not None else frozenset())
-        said = self._said(attributes_of(span), {}, carried)
+        said = set_by_hand.said(attributes_of(span), {}, carried)
         span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         if around is not None:
             context.bind(span, around)
@@ -315,7 +322,7 @@ class AuditSpanProcessor(SpanProcessor):
                 return
             ours = told.encoded + self._place()
             payload = None
-            if self._packer is not None and self._policy.leaves_out_the_usual(state):
+            if self._packer is not None and not (state.rule or self._policy.rules.default).keep.anything:
                 payload = self._packer.pack(span, attributes, end_time_ns, ours)
             if payload is None:
                 span = self._policy.limit(state, span, attributes)
@@ -377,7 +384,7 @@ class AuditSpanProcessor(SpanProcessor):
                 return None
             state.certain = True
         if not plain:
-            self._clear(state, attributes)
+            set_by_hand.clear(attributes, state.carried | context.carried())
         # Asked for when the response starts and when it ends; in between, little changes.
         told = state.told
         if told is None or told.facts != facts or told.said != state.actor:
@@ -413,7 +420,7 @@ class AuditSpanProcessor(SpanProcessor):
         if found is None:
             found = span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
         if not plain:
-            said = self._said(attributes, state.shown, state.carried | context.carried())
+            said = set_by_hand.said(attributes, state.shown, state.carried | context.carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
         ruled = self._policy.apply(state, found, attributes) if self._ruled else found
         if (
@@ -461,27 +468,6 @@ class AuditSpanProcessor(SpanProcessor):
         if not span.status.is_ok or any(event.name == "exception" for event in span.events):
             return names.FAILURE
         return names.SUCCESS
-
-    @staticmethod
-    def _said(
-        attributes: Mapping[str, AnyValue], shown: Mapping[str, AnyValue], carried: frozenset[str]
-    ) -> dict[str, AnyValue]:
-        """Audit attributes that the application may have set: not ours, and none that baggage *carried* a value for."""
-        return {
-            key: value
-            for key, value in attributes.items()
-            if key.startswith(names.PREFIX)
-            and (key not in _OURS or key in _SAYABLE)
-            and key not in carried
-            and not (key in shown and shown[key] == value)
-        }
-
-    def _clear(self, state: AuditedSpan, attributes: dict[str, AnyValue]) -> None:
-        """Take what is nobody's to say but ours from the *attributes* that a record gets."""
-        carried = state.carried | context.carried()
-        for key in [key for key in attributes if key.startswith(names.PREFIX)]:
-            if key in _OURS or key in carried:
-                del attributes[key]
 
     def _as_shown(self, state: AuditedSpan, facts: Facts) -> Facts:
         """*facts* without the names that may not leave this process."""
