@@ -7,7 +7,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
-	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd pairs.py pairs.pxd native.h)
+	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd pairs.py pairs.pxd native.h) \
+	instrumentation/setup.py instrumentation/src/auditspan/_packing.c
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-faults test-faults-services test-languages test-frameworks bench lint fuzz asan format proto clean
@@ -32,6 +33,7 @@ $(STAMP): constraints.txt pyproject.toml proto/pyproject.toml instrumentation/py
 $(COMPILED): $(STAMP) $(HOT_PATH)
 	@echo "==> Compiling the hot path"
 	@cd collector && ../$(BIN)/python setup.py --quiet build_ext --inplace
+	@cd instrumentation && ../$(BIN)/python setup.py --quiet build_ext --inplace
 	@touch $@
 
 demo: $(COMPILED) ## Run the whole line on this machine: a small shop, its audit trail, and questions to it (KEEP=1 leaves it running)
@@ -75,10 +77,13 @@ fuzz: $(COMPILED) ## Compare the compiled walk with the readable path on request
 # small allocations go through malloc, where the sanitizer sees their bounds.
 ASAN := LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc \
 	PYTHONPATH=.asan
-asan: $(STAMP) ## Run the tests and a short fuzz of the compiled walk under AddressSanitizer (SECONDS=600)
+asan: $(STAMP) ## Run the tests and a short fuzz of what is compiled under AddressSanitizer (SECONDS=600)
 	@rm -rf .asan
 	@cd collector && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
 		build --build-base ../.asan/build --build-lib ../.asan
+	@cd instrumentation && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
+		build --build-base ../.asan/build-light --build-lib ../.asan
+	@$(ASAN) $(BIN)/python -m pytest -q tests/instrumentation/core/test_core_packing.py -k "not build and not compile"
 	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py tests/collector/codec/test_sealing.py tests/collector/codec/test_columnar.py tests/collector/codec/test_pairs.py
 	@$(ASAN) $(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
 

@@ -96,8 +96,13 @@ def http_facts(
     if target_parameters:
         if parameters is None:
             parameters = match_path(route, path)
-        target_id = "/".join([str(parameters.get(name, "")) for name in target_parameters])
-    outcome, reason = _http_outcome(status, action, location)
+        if len(target_parameters) == 1:
+            target_id = str(parameters.get(target_parameters[0], ""))
+        else:
+            target_id = "/".join([str(parameters.get(name, "")) for name in target_parameters])
+    outcome, reason = names.SUCCESS, ""
+    if not 200 <= status < 300:
+        outcome, reason = _http_outcome(status, action, location)
     return Facts(action, outcome, reason, target_type, target_id, known_route or path, changes, not route)
 
 

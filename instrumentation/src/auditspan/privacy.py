@@ -76,12 +76,13 @@ class _Marked:
         seen, kinds = self._known
         if not seen.issuperset(attributes):
             seen, kinds = (seen, kinds) if len(seen) < _MAX_SEEN else (frozenset(), {})
-            kinds = kinds | {key: kind for key in attributes if (kind := _kind(key))}
+            kinds = kinds | {key: kind for key in attributes if (kind := kind_of(key))}
             self._known = (seen.union(attributes), kinds)
         return {key: kinds[key] for key in kinds.keys() & attributes.keys()}
 
 
-def _kind(key: str) -> int:
+def kind_of(key: str) -> int:
+    """What may be done with the value of *key*: 0 for anything; the numbers stand in _packing.c, too."""
     exact = LEFT_OUT.get(key)
     if exact is not None:
         return exact

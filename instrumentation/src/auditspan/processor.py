@@ -18,17 +18,19 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+import opentelemetry.trace.propagation
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind
 
 from auditspan import attributes as names
-from auditspan import context, losses
+from auditspan import context, losses, set_by_hand
 from auditspan.context import Facts, OpenedSpan
 from auditspan.decisions import Decisions
 from auditspan.facts import http_method, http_status, may_change, span_facts
 from auditspan.flood import ANY, Flood, Key, address_in, is_nobody
+from auditspan.packing import COMPILED, Packer
 from auditspan.policy import Policy
 from auditspan.propagation.counts import ContextCounts
 from auditspan.rules import AUDIT, SKIP
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_live_of: Final = context.live.of
+_SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
 _SERVER: Final = SpanKind.SERVER
 _CONSUMER: Final = SpanKind.CONSUMER
 
@@ -58,12 +62,6 @@ _CONSUMER: Final = SpanKind.CONSUMER
 _ADDRESSES: Final = (
     *("network.peer.address", "net.sock.peer.addr", "net.peer.ip", "client.address", "http.client_ip"),
 )
-
-# What the application may say by hand on its span, in the words of the draft conventions, besides the functions.
-_SAYABLE: Final = frozenset({names.ACTION, names.OUTCOME, names.REASON, names.TARGET_TYPE, names.TARGET_ID})
-_OURS: Final = frozenset(
-    value for name, value in vars(names).items() if isinstance(value, str) and value.startswith(names.PREFIX)
-) - {names.PREFIX}
 
 
 class Sink(Protocol):
@@ -91,8 +89,11 @@ class AuditSpanProcessor(SpanProcessor):
         self.decisions: Final = Decisions(settings, self._policy.rules)
         self.is_read_method: Final = self.decisions.is_read_method
         self.context_counts: Final = ContextCounts()
+        self._ruled: Final = bool(self._policy.rules)
         self._plain = PlainKeys()
         self._encoder = SpanEncoder()
+        at_once = COMPILED and not (self.actors.hides or self._policy.proxies)
+        self._packer: Final = Packer(self._encoder) if at_once else None
         self._warned = False
         self.flood: Final = Flood(settings.flood_full, settings.flood_interval_s)
         # A sink that can't count gets everything in full.
@@ -105,13 +106,16 @@ class AuditSpanProcessor(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Give *span* a state of its own, or let it find the one around it."""
         try:
-            kind = span.kind
+            try:  # the insides, as in ``spans``: each of a request's spans comes by here
+                kind, attributes = span._kind, span._attributes._dict  # type: ignore[union-attr] # noqa: SLF001 - as above
+            except AttributeError:
+                kind, attributes = span.kind, attributes_of(span)
             if kind is _SERVER or kind is _CONSUMER:
-                self._enter(span, parent_context)
-            elif not (attributes := attributes_of(span)) or self._plain(attributes):
+                self._enter(span, parent_context, kind, attributes)
+            elif not attributes or self._plain(attributes):
                 # Most are right inside the request's span or inside one that knows it.
-                parent = trace.get_current_span(parent_context)
-                around = getattr(parent, context.SLOT, None) or context.around(parent_context)
+                current = otel_context.get_current() if parent_context is None else parent_context
+                around = getattr(current.get(_SPAN), context.SLOT, None) or context.around(parent_context)
                 if around is not None:
                     setattr(span, context.SLOT, around)
             else:
@@ -121,21 +125,26 @@ class AuditSpanProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Append the record that *span* is, if it is one. On return it survives the process."""
-        if span.context is None:
+        ids = span.context
+        if ids is None:
             return
-        state = context.live.of(span.context.span_id)
+        span_id = ids[1]  # the same as .span_id, without a call
+        state = _live_of(span_id)
         if state is None or state.emitter is not self:
             return
-        context.live.remove(span.context.span_id)
+        context.live.remove(span_id)
         state.ended = True
         if state.held:
             return
         try:
-            if state.source is None and state.entry:
+            if state.source is None and state.entry and not (state.certain or state.wanted):
                 attributes = attributes_of(span)
                 if self.passes(span, state, http_method(attributes), http_status(attributes)):
                     return
-            self._write(state, span, span.end_time or time.time_ns())
+            if not state.written:
+                self._write(state, span, span.end_time or time.time_ns())
+            if (let_go := getattr(state.source, "let_go", None)) is not None:
+                let_go()
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
             self._failed()
 
@@ -251,23 +260,30 @@ class AuditSpanProcessor(SpanProcessor):
 
     # -- inside
 
-    def _enter(self, span: Span, parent_context: Context | None) -> None:
+    def _enter(
+        self,
+        span: Span,
+        parent_context: Context | None,
+        kind: SpanKind,
+        attributes: Mapping[str, AnyValue],
+    ) -> None:
         span_context = span.context
         origin = parent_context if parent_context is not None else otel_context.get_current()
         state = OpenedSpan(span_context, self, origin, entry=True)
-        parent = span.parent
-        if parent is not None and not parent.is_remote:
-            state.parent = context.current(origin)
-        if state.parent is None:
-            state.upstream = self._upstream(origin, queue=span.kind is _CONSUMER)
-        attributes = attributes_of(span)
-        if self._policy.rules.promises(
-            attributes, default=span.kind is _SERVER and may_change(attributes, self.is_read_method)
-        ):
+        if origin:  # otherwise nothing is around this span, here or upstream
+            parent = span.parent
+            if parent is not None and not parent.is_remote:
+                state.parent = context.current(origin)
+            if state.parent is None:
+                state.upstream = self._upstream(origin, queue=kind is _CONSUMER)
+        certain = kind is _SERVER and may_change(attributes, self.is_read_method)
+        if self._ruled:
+            certain = self._policy.rules.promises(attributes, default=certain)
+        if certain:
             state.certain = True
         if not self._plain(attributes):
             span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
-        context.bind(span, state)
+        setattr(span, context.SLOT, state)
         context.live.add(span_context.span_id, state)
 
     def _upstream(self, origin: Context, *, queue: bool) -> Upstream:
@@ -282,7 +298,7 @@ class AuditSpanProcessor(SpanProcessor):
     def _begin_inner(self, span: Span, parent_context: Context | None) -> None:
         around = context.current(parent_context)
         carried = context.carried(parent_context) | (around.carried if around is not None else frozenset())
-        said = self._said(attributes_of(span), {}, carried)
+        said = set_by_hand.said(attributes_of(span), {}, carried)
         span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)  # the record, if any, comes by the spool
         if around is not None:
             context.bind(span, around)
@@ -293,9 +309,10 @@ class AuditSpanProcessor(SpanProcessor):
         if state.written or (state.judged and not (state.wanted or state.certain)):
             return
         attributes = copy_attributes(span)
-        for key, value in state.shown.items():  # ours come last, with what happened since
-            if attributes.get(key) == value:
-                del attributes[key]
+        if state.shown:
+            for key, value in state.shown.items():  # ours come last, with what happened since
+                if attributes.get(key) == value:
+                    del attributes[key]
         told = self._judge(state, span, attributes)
         if told is not None:
             state.written = True
@@ -303,9 +320,14 @@ class AuditSpanProcessor(SpanProcessor):
                 attributes = _refilled(state, attributes)
             if told.facts.outcome == names.DENIED and self._folds(state, told, span, attributes, end_time_ns):
                 return
-            span = self._policy.limit(state, span, attributes)
             ours = told.encoded + self._place()
-            self._sink.append(self._encoder.encode(span, attributes, end_time_ns, ours))
+            payload = None
+            if self._packer is not None and not (state.rule or self._policy.rules.default).keep.anything:
+                payload = self._packer.pack(span, attributes, end_time_ns, ours)
+            if payload is None:
+                span = self._policy.limit(state, span, attributes)
+                payload = self._encoder.encode(span, attributes, end_time_ns, ours)
+            self._sink.append(payload)
 
     def _folds(
         self,
@@ -356,12 +378,13 @@ class AuditSpanProcessor(SpanProcessor):
         plain = self._plain(attributes)
         facts = self._settled(state, span, attributes, plain=plain)
         state.judged = True
-        if not self._is_record(state, facts):
-            state.told = None
-            return None
-        state.certain = True
+        if state.rule is not None or not (state.certain or state.wanted):
+            if not self._is_record(state, facts):
+                state.told = None
+                return None
+            state.certain = True
         if not plain:
-            self._clear(state, attributes)
+            set_by_hand.clear(attributes, state.carried | context.carried())
         # Asked for when the response starts and when it ends; in between, little changes.
         told = state.told
         if told is None or told.facts != facts or told.said != state.actor:
@@ -369,7 +392,8 @@ class AuditSpanProcessor(SpanProcessor):
         return told
 
     def _told(self, state: AuditedSpan, facts: Facts) -> Told:
-        return Told(state, facts, self._as_shown(state, facts), state.effective_actor())
+        shown = self._as_shown(state, facts) if self.actors.hides else facts
+        return Told(state, facts, shown, state.effective_actor())
 
     def _show(self, state: AuditedSpan, span: Span) -> None:
         """Put on the ordinary *span* what its record says, or that there is none, while it can still change."""
@@ -387,11 +411,18 @@ class AuditSpanProcessor(SpanProcessor):
         self, state: AuditedSpan, span: ReadableSpan, attributes: dict[str, AnyValue], *, plain: bool
     ) -> Facts:
         """What is known of *span*: the application's word first, then what it set by hand, a rule's, the framework's."""
-        found = self._facts(state, span)
+        found = None
+        if state.source is not None:
+            try:
+                found = state.source.facts(span)
+            except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
+                self._failed()
+        if found is None:
+            found = span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
         if not plain:
-            said = self._said(attributes, state.shown, state.carried | context.carried())
+            said = set_by_hand.said(attributes, state.shown, state.carried | context.carried())
             self._take_up(state, {key: value for key, value in said.items() if isinstance(value, str)})
-        ruled = self._policy.apply(state, found, attributes)
+        ruled = self._policy.apply(state, found, attributes) if self._ruled else found
         if (
             ruled.outcome in names.OUTCOMES
             and ruled.action.isupper()
@@ -419,14 +450,6 @@ class AuditSpanProcessor(SpanProcessor):
         state.target_type = state.target_type or said.get(names.TARGET_TYPE, "")
         state.target_id = state.target_id or said.get(names.TARGET_ID, "")
 
-    def _facts(self, state: AuditedSpan, span: ReadableSpan) -> Facts:
-        if state.source is not None:
-            try:
-                return state.source.facts(span)
-            except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
-                self._failed()
-        return span_facts(span, is_read_method=self.is_read_method) if state.entry else Facts()
-
     def _is_record(self, state: AuditedSpan, facts: Facts) -> bool:
         do = state.rule.do if state.rule is not None else ""
         if do == SKIP:
@@ -446,31 +469,8 @@ class AuditSpanProcessor(SpanProcessor):
             return names.FAILURE
         return names.SUCCESS
 
-    @staticmethod
-    def _said(
-        attributes: Mapping[str, AnyValue], shown: Mapping[str, AnyValue], carried: frozenset[str]
-    ) -> dict[str, AnyValue]:
-        """Audit attributes that the application may have set: not ours, and none that baggage *carried* a value for."""
-        return {
-            key: value
-            for key, value in attributes.items()
-            if key.startswith(names.PREFIX)
-            and (key not in _OURS or key in _SAYABLE)
-            and key not in carried
-            and not (key in shown and shown[key] == value)
-        }
-
-    def _clear(self, state: AuditedSpan, attributes: dict[str, AnyValue]) -> None:
-        """Take what is nobody's to say but ours from the *attributes* that a record gets."""
-        carried = state.carried | context.carried()
-        for key in [key for key in attributes if key.startswith(names.PREFIX)]:
-            if key in _OURS or key in carried:
-                del attributes[key]
-
     def _as_shown(self, state: AuditedSpan, facts: Facts) -> Facts:
         """*facts* without the names that may not leave this process."""
-        if not self.actors.hides:
-            return facts
         return replace(
             facts,
             reason=self._policy.without_people(state, facts.reason),

@@ -56,12 +56,17 @@ class Keep:
     """What a record may hold besides what it always does: nothing, unless a rule says so.
 
     Names of request *headers* (or gRPC metadata) in lower case, of *query* parameters as the URL means them, and
-    whether messages and stack traces of *exceptions*, which may quote anything, stay.
+    whether messages and stack traces of *exceptions*, which may quote anything, stay. *anything* says whether one of them does.
     """
 
     headers: frozenset[str] = frozenset()
     query: frozenset[str] = frozenset()
     exceptions: bool = False
+    anything: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Known beforehand, because it is asked for each record."""
+        object.__setattr__(self, "anything", bool(self.headers or self.query or self.exceptions))
 
     def __or__(self, other: Keep) -> Keep:
         """What one of the two keeps."""

@@ -14,7 +14,7 @@ import time
 from binascii import hexlify
 from functools import lru_cache
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from auditspan import attributes as names
 from auditspan.pseudonyms import key_id
@@ -100,6 +100,9 @@ class Sequence:
 
 def uuid7() -> bytes:
     """A UUID of version 7 (RFC 9562 section 5.7): 48 bits of milliseconds, then random bits; 36 characters."""
+    if _record_id is not None:
+        written: bytes = _record_id(time.time_ns(), _random_bits(12), _random_bits(62))
+        return written
     number = time.time_ns() // 1_000_000 << 80 | _random_bits(80)
     number = number & _NOT_FIXED | _VERSION_AND_VARIANT
     return b"-".join(_groups(hexlify(number.to_bytes(16))))
@@ -114,6 +117,10 @@ if hasattr(os, "register_at_fork"):
 _NOT_FIXED: Final = (1 << 128) - 1 & ~(0xF << 76) & ~(0x3 << 62)
 _VERSION_AND_VARIANT: Final = 0x7 << 76 | 0x2 << 62
 _groups: Final = struct.Struct("8s4s4s4s12s").unpack
+
+_record_id: Any = None
+with contextlib.suppress(ImportError):  # installed where there was no compiler
+    from auditspan._packing import record_id as _record_id
 
 _Part = tuple["Mapping[str, AnyValue]", bytes]
 

@@ -70,6 +70,16 @@ class Pieces(NamedTuple):
         return _field(b"\x0a", self.resource + _field(b"\x12", body) + self.resource_schema_url)
 
 
+class Around(NamedTuple):
+    """What stands around the spans of one *scope* of one *resource*, and the objects it was made of."""
+
+    resource: Resource
+    scope: InstrumentationScope | None
+    parts: tuple[
+        bytes, bytes, bytes, bytes
+    ]  # resource, scope, and the schema URLs of both, the scope's first
+
+
 class SpanEncoder:
     """Encodes spans; keeps what repeats. Thread-safe: the caches only ever gain equal values."""
 
@@ -130,15 +140,30 @@ class SpanEncoder:
             _text(b"\x1a", context.trace_state.to_header()) if context.trace_state else b"",
             b"\x22\x08" + parent.span_id.to_bytes(8) if parent is not None else b"",
             self._names.get(name) or self._name(name),
-            _KINDS[span.kind],
+            KINDS[span.kind],
             _times(b"\x39", span.start_time or 0, b"\x41", end_time_ns),
             *self._attributes_of_span(attributes),
             more,
             self._rest(span) if has_more(span) else b"\x7a\x00",  # an empty status
             b"\x85\x01",
-            _fixed32(context.trace_flags | _remoteness(parent)),
+            _fixed32(context.trace_flags | remoteness(parent)),
         ]
         return b"".join(parts)
+
+    def around(self, span: ReadableSpan) -> Around:
+        """What stands around *span*."""
+        scope, scope_schema_url = self._scope(span.instrumentation_scope)
+        resource, resource_schema_url = self._resource(span.resource)
+        parts = (resource, scope, scope_schema_url, resource_schema_url)
+        return Around(span.resource, span.instrumentation_scope, parts)
+
+    def name(self, name: str) -> bytes:
+        """A span's *name*, as its field."""
+        return self._names.get(name) or self._name(name)
+
+    def key(self, key: str) -> bytes:
+        """An attribute's *key*, as its field."""
+        return self._keys.get(key) or self._key(key)
 
     def attribute(self, key: str, value: AnyValue) -> bytes:
         """One attribute of a span."""
@@ -228,7 +253,7 @@ class SpanEncoder:
             + self._attributes(_ATTRIBUTES_OF_LINK, link.attributes or {})
             + _count(b"\x28", link.dropped_attributes)
             + b"\x35"
-            + _fixed32(int(context.trace_flags) | _remoteness(context))
+            + _fixed32(int(context.trace_flags) | remoteness(context))
         )
 
     def _resource(self, resource: Resource) -> tuple[bytes, bytes]:
@@ -291,10 +316,11 @@ class SpanEncoder:
 
 
 # The SDK counts kinds from 0, OTLP from 1.
-_KINDS: Final = {kind: b"\x30" + bytes((kind.value + 1,)) for kind in SpanKind}
+KINDS: Final = {kind: b"\x30" + bytes((kind.value + 1,)) for kind in SpanKind}
 
 
-def _remoteness(parent: SpanContext | None) -> int:
+def remoteness(parent: SpanContext | None) -> int:
+    """The SpanFlags that say whether *parent* is in another process."""
     return _HAS_IS_REMOTE | (_IS_REMOTE if parent is not None and parent.is_remote else 0)
 
 

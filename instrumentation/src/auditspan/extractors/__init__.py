@@ -110,6 +110,8 @@ _AUTH_SCHEMES: Final = frozenset(
         "token",
     ]
 )
+_without: Final[dict[type, tuple[str, ...]]] = {}  # what a class inherits and does not implement
+_MAX_WITHOUT: Final = 256
 _ONLY_TEXTS: Final = frozenset({str})
 _MAX_TEXT: Final = 1024  # characters of an actor's id or role; a user object is not ours to trust with memory
 
@@ -229,12 +231,12 @@ def hash_session(session: object) -> str:
 
 def texts(values: object) -> tuple[str, ...]:
     """*values* as roles: strings of an iterable (or names of its objects), sorted and without repetition."""
+    if type(values) is tuple and _ONLY_TEXTS.issuperset(map(type, values)):
+        return _in_order(values)
     if isinstance(values, str):
         values = values.split()
     if not isinstance(values, Iterable):
         return ()
-    if type(values) is tuple and _ONLY_TEXTS.issuperset(map(type, values)):
-        return _in_order(values)
     return tuple(sorted({text(value) or first_text(value, ("name",)) for value in values} - {""}))
 
 
@@ -260,6 +262,8 @@ def held_roles(user: Any) -> tuple[str, ...]:
         return texts(stored["roles"])
     kind: Any = type(user)
     declared = _declared_roles(kind)
+    if declared is None:
+        return ()
     if isinstance(declared, (property, types.MemberDescriptorType)):
         try:
             return texts(getattr(user, "roles", ()))
@@ -284,17 +288,30 @@ def text(value: object) -> str:
 
 def first_text(thing: Any, attributes: Iterable[str]) -> str:
     """The first of *attributes* of *thing* (or keys, when it is a mapping) that has a text."""
+    skipped = _without.get(type(thing), ())
+    keyed = hasattr(thing, "keys")  # rows of sqlite3 have them, too
     for name in attributes:
+        if name in skipped:
+            continue
         try:
-            found = (
-                thing[name] if hasattr(thing, "keys") else getattr(thing, name, None)
-            )  # rows of sqlite3 have keys
-        except (NotImplementedError, KeyError, IndexError):  # the first by Starlette's BaseUser.identity
+            found = thing[name] if keyed else getattr(thing, name, None)
+        except NotImplementedError:
+            _note_unimplemented(type(thing), name)
+            continue
+        except (KeyError, IndexError):
             continue
         value = text(found)
         if value:
             return value
     return ""
+
+
+def _note_unimplemented(kind: type, name: str) -> None:
+    """Starlette's BaseUser.identity raises whoever asks, which costs as much as the rest of an actor; so ask once."""
+    found = inspect.getattr_static(kind, name, None)
+    starlettes = getattr(getattr(found, "fget", None), "__module__", "") == "starlette.authentication"
+    if starlettes and len(_without) < _MAX_WITHOUT:
+        _without[kind] = (*_without.get(kind, ()), name)
 
 
 def scheme_word(authorization: str) -> str:

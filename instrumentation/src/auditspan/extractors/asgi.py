@@ -99,7 +99,8 @@ class AsgiSource:
         if not identity:
             return None
         session = scope.get("session")
-        scheme = scheme_word(_header(scope.get("headers", ()), b"authorization"))
+        authorization = _header(scope.get("headers", ()), b"authorization")
+        scheme = scheme_word(authorization) if authorization else ""
         roles = held_roles(user)
         if auth := scope.get("auth"):
             roles = texts((*getattr(auth, "scopes", ()), *roles))
@@ -163,6 +164,12 @@ class AsgiSource:
                 self._respond(state)
         elif kind == "http.response.start":
             self._starts(message, state)
+
+    def let_go(self) -> None:
+        """The span has ended: keep nothing that leads back here."""
+        self._span = self._state = None
+        if self._scope.get(_SOURCE) is self:
+            del self._scope[_SOURCE]
 
     def receives(self, message: MutableMapping[str, Any]) -> None:
         """Hear of what the client sent on a WebSocket, which is not of this kind."""
@@ -265,8 +272,9 @@ def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    size = len(name)
     for key, value in headers:
-        if len(key) == len(name) and key.lower() == name:
+        if len(key) == size and key.lower() == name:
             return value.decode("latin-1")
     return ""
 

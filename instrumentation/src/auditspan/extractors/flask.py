@@ -49,6 +49,7 @@ _MISSING: Final = object()
 # Where each extension leaves the user it has verified, in Flask's g; the first that names somebody counts.
 _LOGIN_USER: Final = "_login_user"  # Flask-Login, flask_login/utils.py _get_user
 _USERS: Final = (_LOGIN_USER, "flask_httpauth_user", "user")
+_WHO: Final = ("REMOTE_USER", "HTTP_AUTHORIZATION")
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -75,6 +76,11 @@ class FlaskSource(EnvironSource):
         super().__init__(request.environ)
         self.request = request
         self._g = g
+
+    def let_go(self) -> None:
+        """Keep what says who acted, without the request: its environment leads back here by way of the span."""
+        self.environ = {key: self.environ[key] for key in _WHO if key in self.environ}
+        self.request = None
 
     def actor(self) -> Actor | None:
         """The user that an extension or the application has put into ``g``, or the server's REMOTE_USER.
@@ -133,7 +139,8 @@ class FlaskSource(EnvironSource):
         )
 
     def _auth_method(self, *, default: str) -> str:
-        return scheme_word(self.environ.get("HTTP_AUTHORIZATION", "")) or default
+        authorization = self.environ.get("HTTP_AUTHORIZATION")
+        return (scheme_word(authorization) if authorization else "") or default
 
 
 def _request(span: Any, environ: dict[str, Any]) -> None:
@@ -170,7 +177,12 @@ def _answer(
     if "flask_session" in sys.modules or source.request.cookies:
         # Reading it now changes nothing: Flask has already saved the session and set its headers.
         source.session = session_of(flask.session) or session_of({"sid": getattr(flask.session, "sid", "")})
-    state.emitter.responding(span, state)
+    if state.held:
+        state.emitter.responding(span, state)
+    else:
+        state.emitter.concluding(
+            span, state
+        )  # what is no stream is all there, and nothing can happen to it any more
 
 
 def _hear_of_responses() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import baggage, trace
 from opentelemetry.propagators.textmap import TextMapPropagator, default_getter, default_setter
@@ -21,9 +21,10 @@ from auditspan.context import UNSIGNED, Upstream
 from auditspan.propagation import tokens as signed
 from auditspan.propagation.counts import ContextCounts
 from auditspan.propagation.tokens import Claims, has_token
+from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.propagators.textmap import CarrierT, Getter, Setter
@@ -96,7 +97,8 @@ class AuditContextPropagator(TextMapPropagator):
             self.counts.note(said)
             return audit_context.with_upstream(said, context)
         # What an outer request said is not what this one says.
-        stale = audit_context.upstream(context) != Upstream()
+        before = audit_context.upstream(context)
+        stale = before is not audit_context.NO_UPSTREAM and before != Upstream()
         return audit_context.with_upstream(Upstream(), context) if stale or context is None else context
 
     def inject(
@@ -158,10 +160,10 @@ class AuditContextPropagator(TextMapPropagator):
         scope = getattr(getattr(span, "instrumentation_scope", None), "name", "")
         if scope not in self.guarded and scope.startswith(_INSTRUMENTATIONS):
             return False
-        return self._destinations.allows_span(getattr(span, "attributes", None) or {})
+        return self._destinations.allows_span(_attributes(span))
 
     def _allows_queue(self, span: trace.Span) -> bool:
-        attributes = getattr(span, "attributes", None) or {}
+        attributes = _attributes(span)
         # By the new or the old conventions for messaging.
         name = attributes.get("messaging.destination.name") or attributes.get("messaging.destination")
         return isinstance(name, str) and self._destinations.allows_queue(name)
@@ -195,6 +197,10 @@ def is_token(key: object, value: object) -> bool:
 
 def _is_ours(key: object) -> bool:
     return isinstance(key, str) and len(key) == _HEADER_LENGTH and key.lower() == HEADER
+
+
+def _attributes(span: Any) -> Mapping[str, object]:
+    return attributes_of(span) if hasattr(span, "attributes") else {}  # a span of the API alone has none
 
 
 def _all_values(carrier: Sequence[tuple[str, object]]) -> list[str]:

@@ -23,6 +23,8 @@ MAGIC: Final = b"ASF1"
 HEADER: Final = struct.Struct("<4sII")
 MAX_PAYLOAD_BYTES: Final = 3 * 1024 * 1024  # below gRPC's default message limit of 4 MiB
 MAX_FRAME_BYTES: Final = HEADER.size + MAX_PAYLOAD_BYTES
+_pack_header: Final = HEADER.pack
+_crc32: Final = zlib.crc32
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +40,7 @@ Broken = Literal["incomplete", "corrupt"]
 
 def pack(payload: bytes) -> bytes:
     """*payload* as one frame. The caller keeps it within 1 to MAX_PAYLOAD_BYTES."""
-    return HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload
+    return _pack_header(MAGIC, len(payload), _crc32(payload)) + payload
 
 
 def parse(buffer: bytes, offset: int) -> Frame | Broken:

@@ -136,9 +136,9 @@ class Spool:
             return False
         frame = frames.pack(payload)
         waited = 0.0
-        if self._doorbell is not None and self._is_full(len(frame)):  # somebody reads, and makes room
+        if self._is_full(len(frame)) and self._doorbell is not None:  # somebody reads, and makes room
             waited = self._room.wait(lambda: self._is_full(len(frame)))
-        if not self._lock.acquire(timeout=max(0.0, LOCK_WAIT_S - waited)):
+        if not (self._lock.acquire(False) or self._lock.acquire(timeout=max(0.0, LOCK_WAIT_S - waited))):
             return self._defer(frame)
         mark = None
         try:
@@ -150,10 +150,11 @@ class Spool:
             return False
         finally:
             self._lock.release()
-        if kept and mark is not None:
-            self._wait_for_disk(mark)
-        if kept and self._doorbell is not None:
-            self._doorbell()
+        if kept:
+            if mark is not None:
+                self._wait_for_disk(mark)
+            if self._doorbell is not None:
+                self._doorbell()
         return kept
 
     def open_tally(self, pieces: Pieces) -> Tally:
@@ -188,7 +189,8 @@ class Spool:
         return True
 
     def _write(self, frame: bytes) -> bool:
-        if self._is_full(len(frame)):
+        size = len(frame)
+        if self._used_bytes + size > self.max_bytes:
             self._losses.count("shed")
             self._complain(
                 f"the spool {self.folder} is full ({self.max_bytes} bytes); new records are not kept until the "
@@ -200,24 +202,23 @@ class Spool:
             return False
         try:
             live = self._live
-            if live is None or (live.size and live.size + len(frame) > self._segment_bytes):
+            if live is None or (live.size and live.size + size > self._segment_bytes):
                 live = self._next_segment()
-            self._write_whole(live, frame)
+            written = os.write(live.fd, frame)
+            if written != size:
+                self._cut_off(live, written)
         except OSError as problem:
             self._fail(problem)
             return False
-        live.size += len(frame)
+        live.size += size
         live.pending += 1
-        self._used_bytes += len(frame)
+        self._used_bytes += size
         self._counts.appended += 1
         if self._complaint:
             self._recovered()
         return True
 
-    def _write_whole(self, live: Segment, frame: bytes) -> None:
-        written = os.write(live.fd, frame)
-        if written == len(frame):
-            return
+    def _cut_off(self, live: Segment, written: int) -> None:
         # Usually the disk filled up in mid-frame. Cut the torn piece off; if even that fails, no more frames
         # go behind it.
         try:
