@@ -23,6 +23,7 @@ import logging
 import random
 import threading
 import time
+import traceback
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Protocol, TypeVar
@@ -221,6 +222,7 @@ class Drain:
                 if not self._step():
                     return
             except AuditspanError as error:
+                _let_go(error)
                 going_on = self._pause(error) if error.retryable else self._halt(error)
                 if not going_on:
                     return
@@ -385,3 +387,11 @@ class Drain:
         self._status = Status("running")
         done.set_result(result)
         return True
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Forget what the calls held that *error* came through: a range each, in circles that only a collection would end."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
