@@ -15,6 +15,8 @@ import time
 from array import array
 from typing import TYPE_CHECKING, Final
 
+from auditspan_collector.schema.rowbinary import string, varint
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,7 +39,7 @@ class Columns:
         kinds: list[int] = []
         heads: list[bytes] = []
         for name, type_name, layout in columns:
-            heads += [_string(name) + _string(type_name)] + [b""] * (len(layout) - 1)
+            heads += [string(name) + string(type_name)] + [b""] * (len(layout) - 1)
             kinds += layout
         behind = [0] * len(kinds)
         for part in reversed(range(len(kinds))):
@@ -76,7 +78,7 @@ class Columns:
 
     def _lay_out(self, count: int) -> bytearray:
         """Room for the block, its heads written, and each part's first place."""
-        head = _varint(self._columns) + _varint(count)
+        head = varint(self._columns) + varint(count)
         size = len(head)
         for part in range(len(self._kinds)):
             size += len(self._heads[part])
@@ -193,20 +195,6 @@ def _length(rows: bytes, at: int, end: int) -> int:
         shift += 7
         at += 1
     return length
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number >= 0x80:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
-
-
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return _varint(len(data)) + data
 
 
 def _put(to: bytearray, at: int, source: bytes, begin: int, count: int) -> None:
