@@ -38,9 +38,9 @@ cdef class Pairs:
     cpdef bint add(self, bytes pairs)
     @cython.locals(at=Py_ssize_t)
     cpdef drop(self, bytes pairs)
-    @cython.locals(mixed="unsigned long long", tag="unsigned char", slot=Py_ssize_t, tags="unsigned char *", held="unsigned char *")
-    cdef Py_ssize_t _find(self, const unsigned char* keys, Py_ssize_t at) noexcept
-    @cython.locals(slot=Py_ssize_t, tags="unsigned char *")
+    @cython.locals(tag="unsigned char", slot=Py_ssize_t, tags="unsigned char *", held="unsigned char *")
+    cdef Py_ssize_t _find(self, const unsigned char* keys, Py_ssize_t at, unsigned long long mixed) noexcept
+    @cython.locals(mixed="unsigned long long", slot=Py_ssize_t)
     cdef bint _put(self, const unsigned char* pairs, Py_ssize_t at) except -1
     @cython.locals(free=Py_ssize_t, slot=Py_ssize_t, home=Py_ssize_t)
     cdef bint _drop(self, const unsigned char* pairs, Py_ssize_t at) except -1

@@ -69,7 +69,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
             may be away: when it is used up, senders are asked to come back later. Disk is taken as it is needed,
             and kept for reuse.
         dedup_window_records: How many of the latest records are remembered to recognise a sender's retry; workers
-            have equal shares. A retry from before is stored again, which the reading views hide. Costs about 200
+            have equal shares. A retry from before is stored again, which the reading views hide. Costs up to 132
             bytes of memory a record. Records with a sequence number (those of instrumented services) don't count:
             see below.
         dedup_sequences: How many sequences are remembered, one for each process of an instrumented service; workers have
