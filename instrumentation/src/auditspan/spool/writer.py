@@ -190,7 +190,7 @@ class Spool:
 
     def _write(self, frame: bytes) -> bool:
         size = len(frame)
-        if self._used_bytes + size > self.max_bytes:
+        if self._is_full(size):
             self._losses.count("shed")
             self._complain(
                 f"the spool {self.folder} is full ({self.max_bytes} bytes); new records are not kept until the "
