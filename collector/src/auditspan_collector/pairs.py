@@ -1,7 +1,7 @@
 """HOT PATH: a table of 16-byte keys and values in flat memory: 66 to 132 bytes a pair, by how full it is.
 
-A dict of bytes takes more than twice as much (17 MB and 41 MB for 250,000) and an object for each, and most keys are asked for once, to hear that they are
-new. This source runs in two forms with one result: as it stands, and compiled by Cython with the types that pairs.pxd
+A dict of bytes takes more than twice as much (41 MB for 250,000, and these 17) and has objects to look after; most keys
+are asked for once, to hear that they are new. This source runs in two forms with one result: as it stands, and compiled by Cython with the types that pairs.pxd
 gives its variables; functions called auditspan_... are those of native.h, known to the compiled form only.
 
 Pairs come and go side by side: key, value, key, value. Open addressing with linear probing; each slot has a tag, 0 when

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from auditspan.changes import transaction as tx
-from auditspan.extractors import asyncpg as extractor
+from auditspan.extractors import dbapi as extractor
 from auditspan.extractors import sqlalchemy
 from auditspan.rules_file import parse
 from auditspan.settings import Settings

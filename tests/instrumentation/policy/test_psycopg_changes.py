@@ -11,8 +11,7 @@ import psycopg2.extensions
 import psycopg2.extras
 import pytest
 from auditspan.changes import transaction as tx
-from auditspan.extractors import psycopg as extractor
-from auditspan.extractors import psycopg2 as extractor2
+from auditspan.extractors import dbapi as extractor
 from auditspan.rules_file import parse
 from auditspan.settings import Settings
 from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
@@ -27,7 +26,6 @@ INSTRUMENTORS = (PsycopgInstrumentor(), Psycopg2Instrumentor())
 @pytest.fixture(autouse=True, scope="module")
 def instrumented():
     extractor.start()
-    extractor2.start()
     for instrumentor in INSTRUMENTORS:
         instrumentor.instrument()
     yield

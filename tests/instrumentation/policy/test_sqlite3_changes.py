@@ -479,11 +479,11 @@ def test_sqlalchemys_asynchronous_engine_is_told_once_also_outside_of_requests(s
     assert said(only(running))[:2] == ("CREATE", "orders")
 
 
-@pytest.mark.parametrize("module", ["dbapi", "psycopg", "psycopg2"])
-def test_the_extractor_imports_without_a_driver_or_its_instrumentation(module):
+def test_the_extractor_imports_without_a_driver_or_its_instrumentation():
+    absent = ("psycopg", "psycopg2", "asyncpg", "opentelemetry.instrumentation.dbapi")
     code = (
-        "import sys\nfor name in ('psycopg', 'psycopg2', 'opentelemetry.instrumentation.dbapi'): sys.modules[name] = None\n"
-        f"from auditspan.extractors import {module}\n{module}.start(); print('fine')"
+        f"import sys\nfor name in {absent}: sys.modules[name] = None\n"
+        "from auditspan.extractors import dbapi\ndbapi.start(); print('fine')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("fine\n", "")
