@@ -127,7 +127,12 @@ def test_a_port_in_use_is_one_line_and_exit_status_2(tmp_path):
 def invoke(*arguments, **environ):
     """Run a command that ends by itself in this process: (exit status, stdout, stderr)."""
     clean = dict.fromkeys(name for name in os.environ if name.startswith("AUDITSPAN_"))
-    result = CliRunner().invoke(auditspan, [str(word) for word in arguments], env={**clean, **environ})
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        result = CliRunner().invoke(auditspan, [str(word) for word in arguments], env={**clean, **environ})
+    finally:  # a command's process would have ended, and what it does about signals with it
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return result.exit_code, result.stdout, result.stderr
 
 
