@@ -116,10 +116,9 @@ class Client(Protocol):
 
 class HttpClient:
     def __init__(self, service: Service):
-        # A new connection for each request, as many users would.
-        self._client = httpx.Client(
-            timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0)
-        )
+        # A new connection for each request, as many users would; not by a limit of the pool, whose threads close
+        # each other's connections.
+        self._client = httpx.Client(timeout=10, trust_env=False, headers={"Connection": "close"})
         self._url = f"http://127.0.0.1:{service.port}/orders/"
 
     def order(self, order_id: str) -> str:
