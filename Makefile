@@ -11,7 +11,7 @@ HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
 	instrumentation/setup.py instrumentation/src/auditspan/_packing.c
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-faults-services test-languages test-frameworks bench lint fuzz asan format proto clean
+.PHONY: help setup demo test test-long test-faults test-faults-services test-languages test-frameworks bench lint fuzz asan format proto clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk 'BEGIN {FS = ":.*## "} {printf "  make %-8s %s\n", $$1, $$2}'
@@ -42,6 +42,10 @@ demo: $(COMPILED) ## Run the whole line on this machine: a small shop, its audit
 test: $(COMPILED) ## Run all tests
 	@echo "==> Running the tests, a file at a time on each core; some ten minutes on two cores"
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+test-long: $(COMPILED) ## Run what make test leaves out for its time, but for the faults
+	@echo "==> Running the longer forms; some five minutes on two cores"
+	@$(BIN)/python -m pytest -m long --ignore tests/faults --numprocesses auto
 
 test-faults: $(COMPILED) ## Break the collector, its disk and its ClickHouse, and write what came of it to docs/faults.md
 	@echo "==> Breaking things; some nine minutes on two busy cores"

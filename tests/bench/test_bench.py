@@ -47,6 +47,7 @@ def test_the_collector_and_the_floor_are_measured_and_every_acknowledged_record_
             assert case["acked_tagged"] == case["stored"] > 0
 
 
+@pytest.mark.long
 def test_a_backlog_is_made_measured_and_stored(run):
     start, backlog = run("backlog", seconds=0.5, records=30_000)
     assert (start["when"], backlog["when"]) == ("start", "backlog")
@@ -57,10 +58,14 @@ def test_a_backlog_is_made_measured_and_stored(run):
             assert case[figure] > 0, figure
 
 
-def test_stages_store_and_questions_are_measured(run):
-    cases = run("stages", "store", "query", tagged=5, rows=100_000)
-    (stages,) = [case for case in cases if case["suite"] == "stages"]
+def test_the_stages_are_measured(run):
+    (stages,) = run("stages", tagged=5)
     assert (stages["tagged_pct"], stages["cpu_us_per_span"] > 0) == (5, True)
+
+
+@pytest.mark.long
+def test_store_and_questions_are_measured(run):
+    cases = run("store", "query", rows=100_000)
     blocks = [case for case in cases if case["suite"] == "store"]
     assert [(case["block_rows"], case["format"]) for case in blocks] == [
         (1_000, "Native"), (1_000, "RowBinary"), (10_000, "Native"), (10_000, "RowBinary"),

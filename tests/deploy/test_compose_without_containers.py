@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-import httpx
+import loopback
 import pytest
 import yaml
 
@@ -187,8 +187,8 @@ def said(rows: list[dict[str, object]]) -> set[tuple[object, ...]]:
 def test_an_order_and_its_refund_in_the_back_office_are_recorded_in_all_services(compose):
     url = f"http://{compose.address['gateway:8000']}/orders"
     bob = ("bob", compose.secrets["SHOP_BOB_PASSWORD"])
-    order = httpx.post(url, auth=bob, json={"item": "lamp", "quantity": 2}, timeout=20).json()["order_id"]
-    with httpx.Client(base_url=f"http://{compose.address['backoffice:8003']}", timeout=20) as alice:
+    order = loopback.post(url, auth=bob, json={"item": "lamp", "quantity": 2}, timeout=20).json()["order_id"]
+    with loopback.Client(base_url=f"http://{compose.address['backoffice:8003']}", timeout=20) as alice:
         alice.get("/login/")
         token = {"csrfmiddlewaretoken": alice.cookies["csrftoken"]}
         alice.post(

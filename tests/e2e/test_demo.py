@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import httpx
+import loopback
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def end(process: subprocess.Popen[str]) -> None:
 
 def a_clerk_can_go_on_in_a_browser(shown: str, password: str) -> None:
     address = re.search(r"The back office is at (http://[\d.:]+)/", shown)[1]
-    with httpx.Client(base_url=address, timeout=30) as browser:
+    with loopback.Client(base_url=address, timeout=30) as browser:
         assert "Back office" in browser.get("/login/").text
         form = {"username": "alice", "password": password, "next": "/shop/order/"}
         sent = {**form, "csrfmiddlewaretoken": browser.cookies["csrftoken"]}
@@ -134,7 +134,7 @@ def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_run
         assert max(map(len, story.splitlines())) <= 100
         curl = next(line for line in shown.splitlines() if "curl --user alice" in line).split()
         alice = tuple(curl[2].split(":"))
-        assert httpx.get(curl[3], auth=alice).json()["state"] == "refunded"
+        assert loopback.get(curl[3], auth=alice).json()["state"] == "refunded"
         a_clerk_can_go_on_in_a_browser(shown, alice[1])
         assert processes_of(folder)
 
@@ -155,8 +155,10 @@ def test_the_demo_shows_the_trail_stays_until_ctrl_c_and_then_leaves_nothing_run
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("moment", "sign"),
-    [("1  Start", signal.SIGINT), ("orders two lamps", signal.SIGTERM)],
-    ids=["while it starts", "in the middle of its story"],
+    [
+        pytest.param("1  Start", signal.SIGINT, id="while it starts"),
+        pytest.param("orders two lamps", signal.SIGTERM, id="in the middle", marks=pytest.mark.long),
+    ],
 )
 def test_stopped_early_it_leaves_nothing_running(folder, moment, sign):
     process = start(folder)

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-import httpx
+import loopback
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    import httpx
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
@@ -86,11 +88,11 @@ class Shop:
 
     def ask(self, method: str, path: str, who: str = "", password: str = "", **kwargs) -> httpx.Response:
         auth = (who, password or self.passwords[who]) if who else None
-        return httpx.request(method, f"http://{self.gateway}{path}", auth=auth, timeout=10, **kwargs)
+        return loopback.request(method, f"http://{self.gateway}{path}", auth=auth, timeout=10, **kwargs)
 
     @contextmanager
     def back_office(self, who: str, password: str = "") -> Iterator[Browser]:
-        with httpx.Client(base_url=f"http://{self.backoffice}", timeout=15) as client:
+        with loopback.Client(base_url=f"http://{self.backoffice}", timeout=15) as client:
             yield Browser(client, who, password or self.passwords[who])
 
     def order(self, who: str = "bob") -> int:
@@ -310,9 +312,9 @@ def test_an_order_that_makes_no_sense_is_refused(shop, body, status):
 
 def test_orders_refuses_callers_that_are_not_of_the_shop(shop):
     url = f"http://{shop.orders}/orders/1001"
-    assert httpx.get(url).status_code == 401
-    assert httpx.get(url, headers={"Authorization": "Bearer guess"}).status_code == 401
-    assert httpx.get(f"http://{shop.orders}/health").json() == {"status": "ok"}
+    assert loopback.get(url).status_code == 401
+    assert loopback.get(url, headers={"Authorization": "Bearer guess"}).status_code == 401
+    assert loopback.get(f"http://{shop.orders}/health").json() == {"status": "ok"}
 
 
 def test_billing_refuses_callers_that_are_not_of_the_shop_and_answers_health_checks(shop):

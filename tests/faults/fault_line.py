@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
+import loopback
 from auditspan_collector.spool import Config, Spool, share
 from collector.service.otlp_peer import wait_until
 from faults.proxy import Proxy
@@ -141,7 +142,7 @@ class FaultLine(WholeLine):
     def metric(self, name: str, **labels: str) -> float | None:
         """One value of ``/metrics``; None when the collector does not answer."""
         try:
-            text = httpx.get(f"http://127.0.0.1:{self.metrics}/metrics", trust_env=False).text
+            text = loopback.get(f"http://127.0.0.1:{self.metrics}/metrics").text
         except httpx.TransportError:
             return None
         for family in text_string_to_metric_families(text):

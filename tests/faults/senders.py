@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import grpc
 import httpx
+import loopback
 from collector.service.otlp_peer import wait_until
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
@@ -86,7 +87,7 @@ class Http:
     """OTLP/HTTP to *port*."""
 
     def __init__(self, port: int):
-        self._client = httpx.Client(timeout=DEADLINE_S, trust_env=False)
+        self._client = loopback.Client(timeout=DEADLINE_S)
         self._url = f"http://127.0.0.1:{port}/v1/traces"
 
     def send(self, body: bytes) -> dict:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import grpc
 import httpx
+import loopback
 from celery.exceptions import TimeoutError as NoResult
 from collector.service.otlp_peer import wait_until
 from faults.services import orders_celery
@@ -118,7 +119,7 @@ class HttpClient:
     def __init__(self, service: Service):
         # A new connection for each request, as many users would; not by a limit of the pool, whose threads close
         # each other's connections.
-        self._client = httpx.Client(timeout=10, trust_env=False, headers={"Connection": "close"})
+        self._client = loopback.Client(timeout=10, headers={"Connection": "close"})
         self._url = f"http://127.0.0.1:{service.port}/orders/"
 
     def order(self, order_id: str) -> str:

@@ -41,6 +41,7 @@ def disk(tmp_path):
     return Disk(tmp_path)
 
 
+@pytest.mark.long
 def test_on_a_disk_that_takes_a_second_for_each_commit_every_sender_is_answered_before_its_deadline(
     line, judged, disk
 ):

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 
-import httpx
+import loopback
 import pytest
 from collector.service.otlp_peer import wait_until
 from faults.proxy import Fault, cut
@@ -97,7 +97,7 @@ def insert_as_another(line, *, token, index):
         f"FROM (SELECT * FROM {table} WHERE startsWith(ledger_stream, 'test/faults/') LIMIT 1)"
     )
     settings = {"insert_deduplication_token": token, "insert_deduplicate": "1", "async_insert": "0"}
-    answer = httpx.post(
+    answer = loopback.post(
         f"http://127.0.0.1:{line.store_port}/", params=settings, content=sql, timeout=30, trust_env=False
     )
     assert answer.status_code == 200, answer.text

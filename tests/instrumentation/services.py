@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-import httpx
+import loopback
 from auditspan.spool import frames
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -26,6 +26,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import httpx
 
 HERE = Path(__file__).parent / "core"
 BIN = Path(sys.executable).parent
@@ -110,7 +112,7 @@ def _client() -> httpx.Client:
     # A new connection for each request: a server that closes one after an exception may do so while we reuse it.
     # Said in the request and not by a limit of the pool: httpcore closes a connection above its limit even when it
     # gave it to another thread a moment ago, whose request then fails with EBADF.
-    return httpx.Client(trust_env=False, timeout=DEADLINE_S, headers={"Connection": "close"})
+    return loopback.Client(timeout=DEADLINE_S, headers={"Connection": "close"})
 
 
 @dataclass

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import loopback
 import pytest
 from collector.service.otlp_peer import wait_until
 from integration.whole_line import free_port
@@ -62,7 +63,7 @@ def service(tmp_path, line):
 
 def answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/none").status_code == 404
+        return loopback.get(f"http://127.0.0.1:{port}/none").status_code == 404
     except httpx.TransportError:
         return False
 
@@ -73,12 +74,15 @@ def change_orders(port: int, numbers: range) -> list[str]:
     for number in numbers:
         trace = secrets.token_hex(16)
         headers = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-00"}
-        assert httpx.put(f"http://127.0.0.1:{port}/orders/{number}", headers=headers).status_code == 200
+        assert loopback.put(f"http://127.0.0.1:{port}/orders/{number}", headers=headers).status_code == 200
         traces.append(trace)
     return traces
 
 
-@pytest.mark.parametrize("collector_is_up", [True, False], ids=["collector up", "collector down"])
+@pytest.mark.parametrize(
+    "collector_is_up",
+    [pytest.param(True, id="collector up", marks=pytest.mark.long), pytest.param(False, id="collector down")],
+)
 def test_each_response_of_a_service_that_is_killed_has_its_record_after_the_restart_once(
     line, service, collector_is_up
 ):

@@ -7,7 +7,7 @@ import uuid
 from hashlib import sha256
 
 import grpc
-import httpx
+import loopback
 import pytest
 from auditspan_collector.ledger.merkle import Frontier
 from auditspan_collector.schema import leaf_sql
@@ -26,7 +26,7 @@ def sent_by_grpc(line, body: bytes) -> None:
 
 def sent_by_http(line, body: bytes) -> None:
     headers = {"content-type": "application/x-protobuf"}
-    answer = httpx.post(f"http://127.0.0.1:{line.http}/v1/traces", content=body, headers=headers)
+    answer = loopback.post(f"http://127.0.0.1:{line.http}/v1/traces", content=body, headers=headers)
     assert answer.status_code == 200, answer.text
 
 
@@ -38,7 +38,9 @@ def sent_by_http(line, body: bytes) -> None:
     suppress_health_check=list(HealthCheck),
 )
 @given(sent=otlp.requests)
-@pytest.mark.parametrize("send", [sent_by_grpc, sent_by_http], ids=["grpc", "http"])
+@pytest.mark.parametrize(
+    "send", [pytest.param(sent_by_grpc, id="grpc"), pytest.param(sent_by_http, id="http", marks=pytest.mark.long)]
+)
 def test_random_spans_come_back_from_sql_as_they_were_sent(running_line, send, sent):
     # One example may send what another sent, and the collector would know it again: a mark makes each its own.
     mark = str(uuid.uuid4())
@@ -54,7 +56,7 @@ def test_random_spans_come_back_from_sql_as_they_were_sent(running_line, send, s
         limit_s=20,
         what=f"{len(tagged)} records",
     )
-    answer = httpx.post(
+    answer = loopback.post(
         f"http://127.0.0.1:{running_line.store_port}/",
         content=f"{restore.SELECT} {where} ORDER BY ledger_index FORMAT JSONEachRow",
     )

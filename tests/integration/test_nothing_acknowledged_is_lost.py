@@ -70,6 +70,7 @@ def test_under_load_no_kill_of_the_collector_loses_or_doubles_a_record(line):
     ]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(240)
 def test_while_clickhouse_is_away_records_wait_on_disk_and_memory_stays_flat(line):
     line.start_store()

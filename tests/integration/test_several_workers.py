@@ -12,7 +12,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import grpc
-import httpx
+import loopback
 import pytest
 from collector.service.child_process import Auditspan, run
 from collector.service.otlp_peer import wait_until
@@ -34,7 +34,7 @@ class Workers(WholeLine):
 
     def metric(self, name: str) -> dict[str, float]:
         """Worker -> value, for the samples of that name."""
-        text = httpx.get(f"http://127.0.0.1:{self.metrics}/metrics").text
+        text = loopback.get(f"http://127.0.0.1:{self.metrics}/metrics").text
         return {
             sample.labels.get("worker", ""): sample.value
             for family in text_string_to_metric_families(text)
@@ -43,7 +43,7 @@ class Workers(WholeLine):
         }
 
     def health(self) -> tuple[int, str]:
-        answer = httpx.get(f"http://127.0.0.1:{self.metrics}/healthz")
+        answer = loopback.get(f"http://127.0.0.1:{self.metrics}/healthz")
         return answer.status_code, answer.text
 
     def send(self, ids: list[str]) -> str:
@@ -121,7 +121,7 @@ def test_requests_spread_over_the_workers_and_each_record_is_stored_once_in_one_
     sent = line.send_to_all(2)
     over_http = new_ids(4)
     for record in over_http:
-        answer = httpx.post(
+        answer = loopback.post(
             f"http://127.0.0.1:{line.http}/v1/traces",
             content=request([record]),
             headers={"content-type": "application/x-protobuf"},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 import httpx
+import loopback
 from collector.service.child_process import Auditspan
 from collector.service.otlp_peer import wait_until
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -76,7 +77,7 @@ class WholeLine:
     def _store_answers(self) -> bool:
         assert self.store.process.poll() is None, self.store.stderr
         try:
-            return httpx.get(f"http://127.0.0.1:{self.store_port}/ping").text == "Ok.\n"
+            return loopback.get(f"http://127.0.0.1:{self.store_port}/ping").text == "Ok.\n"
         except httpx.TransportError:
             return False
 
@@ -90,7 +91,7 @@ class WholeLine:
 
     def rows(self, sql: str) -> list[list[str]]:
         """What any ClickHouse client would get."""
-        answer = httpx.post(
+        answer = loopback.post(
             f"http://127.0.0.1:{self.store_port}/?default_format=JSONCompactEachRow", content=sql, timeout=60
         )
         assert answer.status_code == 200, answer.text

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx
+import loopback
 from collector.service.otlp_peer import wait_until
 from integration.whole_line import free_port
 
@@ -100,7 +100,7 @@ class Service:
         headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
         if who:
             headers["authorization"] = f"Bearer {who}-token"
-        return httpx.request(
+        return loopback.request(
             method, f"http://127.0.0.1:{self._port}{path}", headers=headers, trust_env=False, timeout=30
         ).status_code
 

@@ -7,7 +7,7 @@ import secrets
 import uuid
 from pathlib import Path
 
-import httpx
+import loopback
 import pytest
 from collector.service.otlp_peer import wait_until
 from integration.whole_line import WholeLine, request
@@ -138,7 +138,7 @@ def send(line, token: str, **attributes: str) -> str:
 
 
 def post(line, token: str, body: bytes) -> None:
-    answer = httpx.post(
+    answer = loopback.post(
         f"http://127.0.0.1:{line.http}/v1/traces",
         content=body,
         headers={"content-type": "application/x-protobuf", "authorization": f"Bearer {token}"},

@@ -115,7 +115,7 @@ def recorder(tmp_path):
     return str(command), lambda: [json.loads(line) for line in log.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("sanitize", ["1", "0"])
+@pytest.mark.parametrize("sanitize", [pytest.param("1", marks=pytest.mark.long), "0"])
 def test_a_sanitized_build_is_compiled_and_linked_with_addresssanitizer_and_no_other_is(
     build, recorder, tmp_path, sanitize
 ):

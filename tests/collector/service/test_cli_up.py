@@ -13,7 +13,7 @@ from pathlib import Path
 
 import clickhouse_connect
 import grpc
-import httpx
+import loopback
 import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from collector.service.child_process import Auditspan, run
@@ -128,7 +128,7 @@ def test_spans_of_a_stock_sdk_become_rows_that_search_finds_and_ctrl_c_stops_it_
     )
     assert (status, len(stdout.splitlines())) == (0, 10), stderr
 
-    metrics = httpx.get(running.wait_for(r"metrics +(\S+)", where="stdout")[1]).text
+    metrics = loopback.get(running.wait_for(r"metrics +(\S+)", where="stdout")[1]).text
     wait_until(lambda: running.store_pid)
     assert re.search(r"^auditspan_drain_inserted_records_total 10\.0$", metrics, re.MULTILINE)
 
@@ -234,7 +234,7 @@ def test_the_store_alone_answers_clients_and_stops_on_a_signal(tmp_path):
     child = Auditspan(tmp_path / "run", "store", "--path", tmp_path / "store", "--listen", "127.0.0.1:0")
     try:
         url = child.wait_for(r"The store answers on (\S+);", where="stdout")[1]
-        assert httpx.get(url, params={"query": "SELECT 40 + 2"}).text == "42\n"
+        assert loopback.get(url, params={"query": "SELECT 40 + 2"}).text == "42\n"
         second = Auditspan(
             tmp_path / "second", "store", "--path", tmp_path / "store", "--listen", "127.0.0.1:0"
         )

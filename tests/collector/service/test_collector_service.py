@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import grpc
-import httpx
+import loopback
 import pytest
 from auditspan_collector import config, service
 from auditspan_collector.errors import ConfigError, SpoolFull, SpoolInUse
@@ -83,7 +83,7 @@ def send_grpc(collector, body, token=None, media_type=None):
 
 def send_http(collector, body, token=None, media_type="application/x-protobuf"):
     headers = {"content-type": media_type} | ({"authorization": f"Bearer {token}"} if token else {})
-    answer = httpx.post(
+    answer = loopback.post(
         f"http://127.0.0.1:{collector.http_port}/v1/traces", content=body, headers=headers, timeout=30
     )
     receipt = answer.headers.get("auditspan-receipt")
@@ -115,7 +115,7 @@ both = pytest.mark.parametrize("send", [send_grpc, send_http], ids=["grpc", "htt
 
 
 def metrics(collector):
-    text = httpx.get(f"http://127.0.0.1:{collector.metrics_port}/metrics").text
+    text = loopback.get(f"http://127.0.0.1:{collector.metrics_port}/metrics").text
     return {
         (sample.name, *sorted(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -251,7 +251,7 @@ def test_a_full_spool_asks_to_come_back_and_keeps_what_it_has(collector, send):
     assert found["auditspan_spool_records",] == number > 10
     assert found["auditspan_spool_bytes",] <= found["auditspan_spool_capacity_bytes",]
     assert found["auditspan_commit_refused_requests_total", "spool_full"] == 1
-    health = httpx.get(f"http://127.0.0.1:{running.metrics_port}/healthz")
+    health = loopback.get(f"http://127.0.0.1:{running.metrics_port}/healthz")
     assert health.status_code == 503
     assert "is full" in health.text
 
@@ -323,8 +323,8 @@ def test_health_is_serving_while_the_collector_runs(collector):
             health.Check(health_pb2.HealthCheckRequest(), timeout=10).status
             == health_pb2.HealthCheckResponse.SERVING
         )
-    assert httpx.get(f"http://127.0.0.1:{running.metrics_port}/healthz").status_code == 200
-    assert httpx.get(f"http://127.0.0.1:{running.metrics_port}/").status_code == 404
+    assert loopback.get(f"http://127.0.0.1:{running.metrics_port}/healthz").status_code == 200
+    assert loopback.get(f"http://127.0.0.1:{running.metrics_port}/").status_code == 404
 
 
 def test_health_says_when_commits_fail_and_when_they_work_again():
@@ -451,5 +451,5 @@ def test_gzip_over_http_reaches_the_spool(collector):
     running = collector()
     headers = {"content-type": "application/x-protobuf", "content-encoding": "gzip"}
     body = gzip.compress(request_bytes(spans=2))
-    answer = httpx.post(f"http://127.0.0.1:{running.http_port}/v1/traces", content=body, headers=headers)
+    answer = loopback.post(f"http://127.0.0.1:{running.http_port}/v1/traces", content=body, headers=headers)
     assert json.loads(answer.headers["auditspan-receipt"])["ranges"] == [{"first": "0", "last": "1"}]

@@ -13,6 +13,7 @@ import threading
 import zlib
 
 import httpx
+import loopback
 import pytest
 from auditspan_collector.errors import (
     ConfigError,
@@ -40,7 +41,7 @@ TOKEN = "a-token-of-32-characters-exactly"
 
 def post(running, body=b"", *, media_type=PROTOBUF, **headers):
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(running.url, content=body, headers={"content-type": media_type, **named}, timeout=30)
+    return loopback.post(running.url, content=body, headers={"content-type": media_type, **named}, timeout=30)
 
 
 def parsed(answer, message):
@@ -86,7 +87,7 @@ def test_a_chunked_body_is_taken(receivers):
     running = receivers()
     body = request_bytes(spans=100)
     pieces = (body[start : start + 100] for start in range(0, len(body), 100))
-    assert httpx.post(running.url, content=pieces, headers={"content-type": PROTOBUF}).status_code == 200
+    assert loopback.post(running.url, content=pieces, headers={"content-type": PROTOBUF}).status_code == 200
     assert running.kept.requests[0].body == body
 
 
@@ -446,7 +447,7 @@ def test_with_tls_only_encrypted_clients_get_an_answer(receivers):
     url = running.url.replace("http:", "https:")
     trusting = ssl.create_default_context(cafile=str(TLS_FILES / "ca.pem"))
     assert (
-        httpx.post(
+        loopback.post(
             url, content=request_bytes(), headers={"content-type": PROTOBUF}, verify=trusting
         ).status_code
         == 200
@@ -458,10 +459,10 @@ def test_with_a_client_authority_only_its_clients_get_in(receivers):
     url = running.url.replace("http:", "https:")
     context = ssl.create_default_context(cafile=str(TLS_FILES / "ca.pem"))
     with pytest.raises(httpx.TransportError):
-        httpx.post(url, content=request_bytes(), headers={"content-type": PROTOBUF}, verify=context)
+        loopback.post(url, content=request_bytes(), headers={"content-type": PROTOBUF}, verify=context)
     context.load_cert_chain(TLS_FILES / "client.pem", TLS_FILES / "client.key")
     assert (
-        httpx.post(
+        loopback.post(
             url, content=request_bytes(), headers={"content-type": PROTOBUF}, verify=context
         ).status_code
         == 200

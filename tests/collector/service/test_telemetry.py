@@ -7,7 +7,7 @@ import re
 import socket
 import sys
 
-import httpx
+import loopback
 import pytest
 from auditspan_collector.cli.log import LineFormatter
 from auditspan_collector.metrics import _MAX_MARKS, Metrics, MetricsServer, _Ages
@@ -173,6 +173,6 @@ def test_metrics_on_loopback_are_not_for_web_pages(headers, status, path):
     server = MetricsServer(Metrics(version="1", stream="s").registry, lambda: ("", ""))
     server.start(listener)
     try:
-        assert httpx.get(f"http://127.0.0.1:{port}{path}", headers=headers).status_code == status
+        assert loopback.get(f"http://127.0.0.1:{port}{path}", headers=headers).status_code == status
     finally:
         server.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import loopback
 import pytest
 
 NOBODY = {"actor.id": "anonymous", "actor.origin": "unverified"}
@@ -28,7 +28,7 @@ def service(request, tmp_path_factory, harness):
 
 def login(service, name: str, headers: dict[str, str]) -> dict[str, str]:
     form = {"name": name, "password": f"{name}-password"}
-    response = httpx.post(f"http://127.0.0.1:{service.port}/login", data=form, trust_env=False)
+    response = loopback.post(f"http://127.0.0.1:{service.port}/login", data=form)
     return headers | {"cookie": response.headers["set-cookie"].partition(";")[0]}
 
 

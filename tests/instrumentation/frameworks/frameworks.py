@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
+import loopback
 from instrumentation.frameworks.shops import RpcShop, Shop
 
 from instrumentation import services
@@ -34,7 +34,7 @@ def session(service: Any, name: str) -> Headers:
     """Django's own login form."""
     url = f"http://127.0.0.1:{service.port}/enter"
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(url, data=form, headers=CSRF, trust_env=False, timeout=services.DEADLINE_S)
+    response = loopback.post(url, data=form, headers=CSRF, timeout=services.DEADLINE_S)
     cookie = response.headers["set-cookie"].partition("sessionid=")[2].partition(";")[0]
     return CSRF | {"cookie": f"{CSRF['cookie']}; sessionid={cookie}"}
 
@@ -42,7 +42,7 @@ def session(service: Any, name: str) -> Headers:
 def json_web_token(service: Any, name: str) -> Headers:
     """A token of djangorestframework-simplejwt."""
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(
+    response = loopback.post(
         f"http://127.0.0.1:{service.port}/token", data=form, trust_env=False, timeout=services.DEADLINE_S
     )
     return {"authorization": f"Bearer {response.json()['access']}"}

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import httpx
+import loopback
 import pytest
 from instrumentation.services import new_trace, spooled, start, traceparent, wait_for
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -90,7 +91,7 @@ def test_a_request_becomes_one_record(service, request_line, headers, expected):
 
 
 def test_a_sub_application_s_request_is_one_trace_also_when_the_caller_has_none(service):
-    response = httpx.put(
+    response = loopback.put(
         f"http://127.0.0.1:{service.port}/admin/users/zoe/role", headers=bearer("alice"), trust_env=False
     )
     assert response.status_code == 200

@@ -8,7 +8,7 @@ import re
 import sys
 from pathlib import Path
 
-import httpx
+import loopback
 import pytest
 from instrumentation.frameworks.frameworks import APPS, CSRF, FRAMEWORKS, basic, session
 
@@ -186,7 +186,7 @@ def test_the_example_of_the_guide_does_what_it_says(tmp_path):
 def signed_in(flask):
     url = f"http://127.0.0.1:{flask.port}/login"
     form = {"name": "alice", "password": "alice-password"}
-    response = httpx.post(url, data=form, trust_env=False, timeout=services.DEADLINE_S)
+    response = loopback.post(url, data=form, timeout=services.DEADLINE_S)
     return {"cookie": response.headers["set-cookie"].partition(";")[0]}
 
 
@@ -244,7 +244,7 @@ def rest(tmp_path_factory):
 
 def stored_token(service, name):
     form = {"username": name, "password": f"{name}-password"}
-    response = httpx.post(
+    response = loopback.post(
         f"http://127.0.0.1:{service.port}/keys", data=form, trust_env=False, timeout=services.DEADLINE_S
     )
     return {"authorization": f"Token {response.json()['token']}"}
