@@ -389,9 +389,10 @@ class Intake:
             self._conflicts_logged_at, self._conflicts = now, 0
 
     def _refuse(self, group: list[_Waiting], error: BaseException) -> None:
+        # Counted first, as a commit is: whoever was told so finds it in the metrics and in /healthz.
+        self._metrics.refused(error, requests=len(group))
         for waiting in group:
             waiting.fail(error)
-        self._metrics.refused(error, requests=len(group))
 
     def _count(self, group: list[_Waiting], committed: Committed, elapsed_s: float) -> None:
         self._metrics.committed(
