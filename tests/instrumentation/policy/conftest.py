@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from auditspan import bootstrap, context
 from auditspan.policy import Policy
-from instrumentation.postgresql import PostgreSQL
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from auditspan.pseudonyms import ActorNames
     from auditspan.rules import Rules
     from auditspan.settings import Settings
+    from instrumentation.postgresql import PostgreSQL
 
 
 @dataclass
@@ -75,6 +75,8 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Running
 
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgreSQL]:
+    from instrumentation.postgresql import PostgreSQL  # here: the other tests run without drivers
+
     server = PostgreSQL()
     yield server
     server.stop()
