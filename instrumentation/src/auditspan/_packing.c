@@ -1,7 +1,7 @@
 /* HOT PATH: a record's bytes in one pass over its span's attributes, and its id.
 
    What a record's bytes are is said in wire.py, and what is left out of them in privacy.py; the tests hold this to both.
-   Whatever is not plain (a value that is neither text, number nor truth, a key that is not known, a record that is
+   Whatever is not plain (a value that is neither text, texts, number nor truth, a key that is not known, a record that is
    long) is not decided here: the answer is None then, and the caller goes the readable way. Nothing is called back, no
    object but the answer is made, and every write is checked against the room that is left. */
 
@@ -86,6 +86,48 @@ static int put_text(Out *out, const Text *key, const char *text, Py_ssize_t size
            put_varint(out, (unsigned long long)size) && put(out, text, size);
 }
 
+/* The text of an object of exactly that type, which keeps it; 0 for any other, and for one with a surrogate. */
+static int text_of(PyObject *object, Text *text)
+{
+    const char *utf8;
+    if (!PyUnicode_CheckExact(object))
+        return 0;
+    utf8 = PyUnicode_AsUTF8AndSize(object, &text->size);
+    if (utf8 == NULL) {
+        PyErr_Clear();
+        return 0;
+    }
+    text->at = (const unsigned char *)utf8;
+    return 1;
+}
+
+/* A tuple of texts: an AnyValue with an array_value (5) of AnyValues with a string_value (1). 0: not plain. */
+static int put_texts(Out *out, const Text *key, PyObject *tuple)
+{
+    Py_ssize_t count = PyTuple_Size(tuple), size = 0, value, i;
+    Text text;
+    for (i = 0; i < count; i++) {
+        if (!text_of(PyTuple_GetItem(tuple, i), &text) || text.size > ROOM)
+            return 0;
+        value = 1 + varint_size((unsigned long long)text.size) + text.size;
+        size += 1 + varint_size((unsigned long long)value) + value;
+        if (size > ROOM)
+            return 0;
+    }
+    if (!put_key(out, key, 1 + varint_size((unsigned long long)size) + size) || !put(out, "\x2a", 1) ||
+        !put_varint(out, (unsigned long long)size))
+        return 0;
+    for (i = 0; i < count; i++) {
+        if (!text_of(PyTuple_GetItem(tuple, i), &text))
+            return 0;
+        value = 1 + varint_size((unsigned long long)text.size) + text.size;
+        if (!put(out, "\x0a", 1) || !put_varint(out, (unsigned long long)value) || !put(out, "\x0a", 1) ||
+            !put_varint(out, (unsigned long long)text.size) || !put(out, text.at, text.size))
+            return 0;
+    }
+    return 1;
+}
+
 /* An attribute whose key begins with what may be done with it (one byte), then its field. 0: not plain. */
 static int put_attribute(Out *out, PyObject *known, PyObject *value)
 {
@@ -123,6 +165,8 @@ static int put_attribute(Out *out, PyObject *known, PyObject *value)
         return put_key(out, &key, 1 + varint_size((unsigned long long)number)) && put(out, "\x18", 1) &&
                put_varint(out, (unsigned long long)number);
     }
+    if (PyTuple_CheckExact(value))
+        return put_texts(out, &key, value);
     if (value == Py_True || value == Py_False)
         return put_key(out, &key, 2) && put(out, value == Py_True ? "\x10\x01" : "\x10\x00", 2);
     return 0;

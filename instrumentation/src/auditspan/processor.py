@@ -172,14 +172,14 @@ class AuditSpanProcessor(SpanProcessor):
         state.judged = True
         return True
 
-    def concluding(self, span: Span, state: AuditedSpan) -> None:
+    def concluding(self, span: Span, state: AuditedSpan, end_time_ns: int = 0) -> None:
         """The whole response is about to be sent: write the record now, then mark the ordinary *span*.
 
         Where the instrumentation ends the span only after sending, a process killed in between would have answered
-        without a record. Never raises.
+        without a record. *end_time_ns* is when the span ends, now if 0. Never raises.
         """
         try:
-            self._write(state, span, time.time_ns())
+            self._write(state, span, end_time_ns or time.time_ns())
             if not state.shown:
                 self._show(state, span)
         except Exception:  # noqa: BLE001 - runs inside the application's request; nothing of ours may break it
@@ -218,10 +218,12 @@ class AuditSpanProcessor(SpanProcessor):
 
     def begin_record(self, span: Span) -> AuditedSpan:
         """Make the open *span* a record of its own inside the audited span around it."""
-        return self._begin_record(span, context.of_span(span) or context.current())
+        around = context.of_span(span) or context.current()
+        return self.begin_record_in(otel_context.get_current(), span, around)
 
-    def _begin_record(self, span: Span, around: AuditedSpan | None) -> AuditedSpan:
-        state = OpenedSpan(span.get_span_context(), self, otel_context.get_current(), entry=False)
+    def begin_record_in(self, origin: Context, span: Span, around: AuditedSpan | None) -> AuditedSpan:
+        """The same, where it is known that *span* began in *origin*, and what audited span is *around* it."""
+        state = OpenedSpan(span.get_span_context(), self, origin, entry=False)
         if around is not None:
             state.parent = around
         else:
@@ -303,7 +305,7 @@ class AuditSpanProcessor(SpanProcessor):
         if around is not None:
             context.bind(span, around)
         if said:
-            self._begin_record(span, around)
+            self.begin_record_in(otel_context.get_current(), span, around)
 
     def _write(self, state: AuditedSpan, span: ReadableSpan, end_time_ns: int) -> None:
         if state.written or (state.judged and not (state.wanted or state.certain)):

@@ -128,7 +128,14 @@ def is_plain(key, value):
 
 @given(
     attributes=st.dictionaries(
-        keys, st.one_of(st.text(max_size=200), st.integers(-(2**63), 2**63 - 1), st.booleans()), max_size=14
+        keys,
+        st.one_of(
+            st.text(max_size=200),
+            st.integers(-(2**63), 2**63 - 1),
+            st.booleans(),
+            st.lists(st.text(max_size=150), max_size=3).map(tuple),
+        ),
+        max_size=14,
     ),
     remote=st.none() | contexts,
 )
@@ -161,9 +168,10 @@ def test_what_is_long_goes_the_readable_way_and_nothing_is_cut(size):
     span, encoder = ended(), SpanEncoder()
     packer = Packer(encoder)
     for room in range(size - 200, size + 1, 7):
-        attributes = {**ORDINARY, "x": "x" * room}
-        found = packed(packer, span, attributes, 3, b"")
-        assert found in (None, readable(encoder, span, attributes, 3, b""))
+        for long in ("x" * room, ("", "x" * room), ("x",) * (room // 5)):
+            attributes = {**ORDINARY, "x": long}
+            found = packed(packer, span, attributes, 3, b"")
+            assert found in (None, readable(encoder, span, attributes, 3, b""))
 
 
 def test_no_more_keys_are_kept_than_a_bound_and_the_rest_go_the_readable_way():

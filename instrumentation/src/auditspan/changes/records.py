@@ -6,10 +6,11 @@ import datetime as dt
 import decimal
 import enum
 import logging
+import time
 import uuid
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode
 
@@ -17,6 +18,7 @@ from auditspan import attributes as names
 from auditspan import context
 from auditspan.api import PROCESSOR
 from auditspan.rules import SECRET_COLUMNS
+from auditspan.spans import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
     from auditspan.changes.transaction import Change
+    from auditspan.processor import AuditSpanProcessor
     from auditspan.rules import Rule
 
 _log = logging.getLogger(__name__)
@@ -74,46 +77,48 @@ def plain(text: str, limit: int = _MAX_NAME) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
+def plain_name(text: str) -> str:
+    """``plain`` of a table's or a database's name; the same ones come again and again."""
+    return plain(text)
+
+
 def write(change: Change, outcome: str, reason: str) -> None:
     """Put the record into the spool. Never raises."""
     processor = getattr(trace.get_tracer_provider(), PROCESSOR, None)
     if processor is None:
         return
     try:
-        token = otel_context.attach(change.context)
-        try:
-            _write(processor, change, outcome, reason)
-        finally:
-            otel_context.detach(token)
+        _write(processor, change, outcome, reason)
     except Exception:  # noqa: BLE001 - runs inside the application's commit
         if not _warned:
             _warned.add("write")
             _log.warning("Auditspan could not record a change of data", exc_info=True)
 
 
-def _write(processor: Any, change: Change, outcome: str, reason: str) -> None:
+def _write(processor: AuditSpanProcessor, change: Change, outcome: str, reason: str) -> None:
     """As ``api.record`` does, at the time and in the context of the change."""
-    table = plain(change.table)
-    span = processor.tracer.start_span(
-        f"{change.action} {table}".strip(),
-        context=None if processor.span_attributes else context.kept(),
-        attributes={names.DELIVERY: names.DELIVERY_SPOOL} if processor.span_attributes else None,
-        start_time=change.started_ns,
+    table, rule = plain_name(change.table), change.rule
+    action = change.action
+    span: Any = processor.tracer.start_span(
+        f"{action} {table}".strip(), context.kept(change.context), start_time=change.started_ns
     )
+    ended = time.time_ns()
     try:
-        state = processor.begin_record(span)
-        state.action = change.action
-        state.target_type = change.rule.target_type or table
+        state = processor.begin_record_in(change.context, span, change.around)
+        state.action = action
+        state.target_type = rule.target_type or table
         state.target_id = _target_id(change)
         state.outcome = outcome
-        state.reason = reason or change.rule.reason
-        # Set now, so that nothing which came as baggage and was copied onto the new span stands in their place.
-        span.set_attributes(_attributes(change, table))
+        state.reason = reason or rule.reason
+        # Only now, so that nothing which came as baggage and was copied onto the new span stands in their place.
+        put(span, _attributes(change, table))
         if outcome == names.FAILURE:
             span.set_status(Status(StatusCode.ERROR))
-        processor.responding(span, state)
+        # All is known: the record is written and the ordinary span marked in one go, and what it takes is no part of it.
+        processor.concluding(span, state, ended)
     finally:
-        span.end()
+        span.end(ended)
 
 
 def _target_id(change: Change) -> str:
@@ -127,20 +132,23 @@ def _target_id(change: Change) -> str:
 
 
 def _attributes(change: Change, table: str) -> dict[str, AttributeValue]:
-    said: dict[str, AttributeValue] = {
-        "db.system.name": change.system,
-        "db.namespace": plain(change.database),
-        "db.collection.name": table,
-        "db.operation.name": change.verb,
-    }
-    said = {name: value for name, value in said.items() if value}
+    """What the span says of it: texts, integers and tuples of texts."""
+    said: dict[str, AttributeValue] = {}
+    if change.system:
+        said["db.system.name"] = change.system
+    if change.database:
+        said["db.namespace"] = plain_name(change.database)
+    if table:
+        said["db.collection.name"] = table
+    said["db.operation.name"] = change.verb
     if change.rows >= 0 and not change.failed:
         said[names.CHANGE_ROWS] = change.rows
     if change.statements > 1:
         said[names.CHANGE_STATEMENTS] = change.statements
     rows = change.known
-    if any(row.key for row in rows):
-        said[names.CHANGE_KEYS] = [row.key for row in rows]
+    keys = tuple([row.key for row in rows])
+    if any(keys):
+        said[names.CHANGE_KEYS] = keys
     for name in change.rule.columns:
         for prefix, values in (
             (names.CHANGE_BEFORE, [row.before.get(name) for row in rows]),
@@ -148,5 +156,5 @@ def _attributes(change: Change, table: str) -> dict[str, AttributeValue]:
         ):
             if any(value is not None for value in values):
                 alone = values[0] if len(values) == 1 else None
-                said[prefix + name] = alone if alone is not None else [value or "" for value in values]
+                said[prefix + name] = alone if alone is not None else tuple([value or "" for value in values])
     return said
