@@ -83,15 +83,17 @@ _NOTHING: Final = Shape()  # for all who ask
 
 def shape_of(sql: str, style: str) -> Shape:
     """What *sql*, which is one INSERT, REPLACE, UPDATE or DELETE, binds in the parameters' *style*."""
-    if style not in _BINDS or (style != QMARK and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
-        return _NOTHING
     if len(sql) <= MAX_LENGTH:
         return _cached(sql, style)
+    if style not in _BINDS or (style != QMARK and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
+        return _NOTHING
     return _NOTHING if _UPSERT.search(sql) else _read(sql[:_MAX_BEGINNING], style, whole=False)
 
 
 @lru_cache(maxsize=512)
 def _cached(sql: str, style: str) -> Shape:
+    if style not in _BINDS or (style != QMARK and "\\" in sql):  # as above
+        return _NOTHING
     return _read(sql, style, whole=True)
 
 

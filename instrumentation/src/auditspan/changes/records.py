@@ -58,6 +58,8 @@ def as_text(value: object, limit: int = MAX_VALUE) -> str:
     """*value* of a column as it is recorded: plain types only, since another's text may be anything."""
     if value is None:
         return "null"
+    if type(value) is int or type(value) is str:  # as most keys
+        return plain(str(value), limit)
     if isinstance(value, enum.Enum):
         value = value.name
     if isinstance(value, (bytes, bytearray, memoryview)):

@@ -49,6 +49,7 @@ _ENDS: Final = {
     "SAVEPOINT": SAVEPOINT,
     "RELEASE": RELEASE,
 }
+_SELECTS: Final = frozenset({"SELECT", "select"})  # as they are mostly written
 _LEADING: Final = CHANGING | {"WITH"} | _ENDS.keys()
 _BEFORE_NAME: Final = frozenset(
     [
@@ -85,7 +86,10 @@ class Head:
 def heads(sql: str) -> tuple[Head, ...]:
     """The statements in *sql* that change data or a transaction, in their order."""
     # Most are SELECTs. One that has no second statement is not read further, and takes no place in the cache.
-    if (sql if not sql[:1].isspace() else sql.lstrip())[:6].upper() == "SELECT" and ";" not in sql:
+    beginning = sql[:6]
+    if beginning not in _SELECTS and beginning[:1].isspace():
+        beginning = sql.lstrip()[:6]
+    if (beginning in _SELECTS or beginning.upper() == "SELECT") and ";" not in sql:
         return ()
     return _cached(sql) if len(sql) <= _MAX_CACHED_LENGTH else _read(sql)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from auditspan.changes.bindings import DOLLAR
 from auditspan.changes.records import as_text
-from auditspan.changes.statements import COMMIT, heads
+from auditspan.changes.statements import COMMIT
 from auditspan.changes.transaction import MAX_ROWS, UNKNOWN
 from auditspan.extractors import guard, warn_once
 from auditspan.extractors.driver_connections import GONE, IDLE, OPEN, Watch
@@ -122,17 +122,18 @@ def _failed(watch: Watch, call: _Call, error: BaseException) -> None:
 
 @guard
 def _done(watch: Watch, call: _Call, result: Any) -> None:
-    if not watch.concerns(call.sql):
+    found = watch.found(call.sql)
+    if found is None:
         return
     sent = call.sent()
     sent.counted = _counted(call, result)
     if call.method in _ANSWERING_ROWS and result:
         rows = [result] if call.method == "fetchrow" else result
         sent.returned = functools.partial(_returned, rows)
-    if result == "ROLLBACK" and [head.verb for head in heads(call.sql)] == [COMMIT]:
+    if result == "ROLLBACK" and [head.verb for head in found[0]] == [COMMIT]:
         watch.rolled_back()  # PostgreSQL's answer to the COMMIT of a transaction in which something failed
     else:
-        watch.done(call.connection, sent)
+        watch.done(call.connection, sent, found)
 
 
 def _counted(call: _Call, result: Any) -> int:

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan.changes import statements
 from auditspan.changes import transaction as tx
-from auditspan.changes.records import plain
-from auditspan.changes.statements import CHANGING, heads
-from auditspan.changes.transaction import TOLD_BY_MAPPER, Transaction
+from auditspan.changes.records import plain_name
+from auditspan.changes.statements import CHANGING, Head, heads
+from auditspan.changes.transaction import TOLD_BY_MAPPER, Change, Transaction
 from auditspan.extractors.driver_rows import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from auditspan.changes.statements import Head
-    from auditspan.changes.transaction import Change
     from auditspan.extractors.driver_rows import Sent
+
+# The heads of a text, and the change that it makes where that is one.
+Found = tuple[tuple[Head, ...], Change | None]
 
 # What a driver says of its connection's transaction.
 IDLE: Final = "idle"  # there is none
@@ -116,23 +117,24 @@ class Watch:
 
     def before(self, connection: Any) -> None:
         """A call to the driver begins."""
-        tx.settle_left()
+        if tx.left:
+            tx.settle_left()
+        self._broken = False
         if self.transaction:
             state = self.state(connection)
             self._broken = state == BROKEN
             if state == IDLE:
                 self.transaction.settle(names.UNKNOWN, tx.NOT_SEEN)
-        else:
-            self._broken = False
 
-    def concerns(self, sql: str) -> bool:
-        """Whether there is anything to do about *sql*, once it is done."""
-        if self.transaction:
-            return True
-        for head in heads(sql):  # noqa: SIM110 - any() takes a generator, which costs as much as all the rest
-            if head.verb not in CHANGING or tx.is_wanted(head.table):
-                return True
-        return False
+    def found(self, sql: str) -> Found | None:
+        """What is in *sql* that there is something to do about once it is done; None where there isn't."""
+        those = heads(sql)
+        if not those:
+            return ((), None) if self.transaction else None
+        if len(those) == 1 and those[0].verb in CHANGING:
+            change = self._begin(those[0])
+            return (those, change) if change is not None or self.transaction else None
+        return those, None
 
     def before_script(self, connection: Any) -> bool:
         """A script of SQLite's begins; whether it commits what there is before it does anything."""
@@ -143,34 +145,36 @@ class Watch:
         """The script has committed what came before; where it *failed*, perhaps by that."""
         self.transaction.settle(names.UNKNOWN if failed else names.SUCCESS, tx.NOT_SEEN if failed else "")
 
-    def done(self, connection: Any, sent: Sent) -> None:
-        """The statement is done."""
-        found = heads(sent.sql)
-        last = len(found) - 1
-        for number, head in enumerate(found):
-            if head.verb in CHANGING:
-                self._changed(head, sent, alone=last == 0, counted=number == last and not head.inner)
-            else:
+    def done(self, connection: Any, sent: Sent, found: Found | None = None) -> None:
+        """The statement, in which is what was *found*, is done."""
+        those, begun = found or (heads(sent.sql), None)
+        last = len(those) - 1
+        for number, head in enumerate(those):
+            if head.verb not in CHANGING:
                 self._follow(head)
+                continue
+            change = begun if begun is not None else self._begin(head)
+            if change is not None:
+                self._changed(change, head, sent, alone=last == 0, counted=number == last and not head.inner)
         if self.transaction:
             self._look(connection, sent.sql, several=last > 0)
 
-    def _changed(self, head: Head, sent: Sent, *, alone: bool, counted: bool) -> None:
-        if TOLD_BY_MAPPER.get() or (counted and sent.counted == 0 and "RETURNING" not in sent.sql.upper()):
+    def _changed(self, change: Change, head: Head, sent: Sent, *, alone: bool, counted: bool) -> None:
+        if counted and sent.counted == 0 and "RETURNING" not in sent.sql.upper():
             return
-        change = self._begin(head)
-        if change is None:
-            return
-        change.rows = sent.counted if counted else tx.UNKNOWN
         if sent.unseen:
             change.unsure = tx.NOT_SEEN
         if alone:
             change.rows, change.known = rows_of(head, sent, change.rule)
+        else:
+            change.rows = sent.counted if counted else tx.UNKNOWN
         if change.rows:
             self.transaction.add(change)
 
     def _begin(self, head: Head) -> Change | None:
-        return tx.begin(plain(head.table), head.verb, system=self._system, database=self._database)
+        if TOLD_BY_MAPPER.get():
+            return None
+        return tx.begin(plain_name(head.table), head.verb, system=self._system, database=self._database)
 
     def _follow(self, head: Head) -> None:
         if head.verb == statements.BEGIN:
@@ -204,7 +208,7 @@ class Watch:
             self.commit_failed(connection, error)
         state = self.state(connection)
         for head in found:
-            if head.verb in CHANGING and not TOLD_BY_MAPPER.get():
+            if head.verb in CHANGING:
                 self._refused(head, sent, error, several=len(found) > 1, state=state)
         if not self.transaction:
             return

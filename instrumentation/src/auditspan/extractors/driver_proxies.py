@@ -52,11 +52,12 @@ def hook(dbapi: Any) -> None:
 class _Watched:
     """What is known of one connection, for it and its cursors."""
 
-    __slots__ = ("raw", "style", "system", "watch")
+    __slots__ = ("gives_ids", "raw", "style", "system", "watch")
 
     def __init__(self, raw: Any, integration: Any) -> None:
         self.raw = raw
         self.system = str(integration.database_system)
+        self.gives_ids = self.system in _GIVING_IDS
         self.style = style_of(integration)
         database = getattr(integration, "_auditspan_file", "") or integration.database
         self.watch = Watch(raw, self.system, str(database or ""), keep=True)
@@ -110,47 +111,59 @@ def _handing_on(original: Callable[..., Any]) -> Callable[..., Any]:
 def _around_statement(original: Callable[..., Any], *, many: bool) -> Callable[..., Any]:
     @functools.wraps(original)
     def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
-        watched = _watched(self)
+        watched = getattr(self, WATCHED, None)
         if watched is None:
             return original(self, *args, **kwargs)
-        return _run(watched, functools.partial(original, self), self.__wrapped__, args, kwargs, many=many)
+        before(watched.watch, watched.raw)
+        try:
+            result = original(self, *args, **kwargs)
+        except BaseException as error:
+            _failed(watched, args, kwargs, error, many)
+            raise
+        _done(watched, self.__wrapped__, args, kwargs, many)
+        return result
 
     return execute
 
 
-def _run(watched: _Watched, call: Any, cursor: Any, args: Any, kwargs: Any, *, many: bool) -> Any:
-    """Execute; *cursor* is None where the call makes one."""
+def _run(watched: _Watched, call: Any, args: Any, kwargs: Any, *, many: bool) -> Any:
+    """Execute by a *call* of a connection, which makes a cursor."""
     before(watched.watch, watched.raw)
     try:
         result = call(*args, **kwargs)
     except BaseException as error:
         _failed(watched, args, kwargs, error, many)
         raise
-    _done(watched, result if cursor is None else cursor, args, kwargs, many)
+    _done(watched, result, args, kwargs, many)
     return result
 
 
-@guard
 def before(watch: Watch, connection: Any) -> None:
-    """A call begins."""
-    watch.before(connection)
+    """A call begins. Never raises."""
+    try:
+        watch.before(connection)
+    except Exception:  # noqa: BLE001 - inside the application's statement, as all here
+        warn_once("look at a connection before a statement")
+
+
+def _done(watched: _Watched, cursor: Any, args: Any, kwargs: Any, many: bool) -> None:  # noqa: FBT001 - as where it is called
+    try:
+        sql = text_of(args, kwargs)
+        found = watched.watch.found(sql)
+        if found is None:
+            return
+        sent = sent_of(sql, watched.style, args, kwargs, many=many)
+        sent.counted = counted(cursor)
+        if watched.gives_ids and not many:
+            sent.last_id = getattr(cursor, "lastrowid", None)
+            sent.certain_id = watched.system == "mysql"
+        watched.watch.done(watched.raw, sent, found)
+    except Exception:  # noqa: BLE001 - as above
+        warn_once("look at a statement")
 
 
 @guard
-def _done(watched: _Watched, cursor: Any, args: Any, kwargs: Any, many: bool) -> None:  # noqa: FBT001 - guard hands all on
-    sql = text_of(args, kwargs)
-    if not watched.watch.concerns(sql):
-        return
-    sent = sent_of(sql, watched.style, args, kwargs, many=many)
-    sent.counted = counted(cursor)
-    if watched.system in _GIVING_IDS and not many:
-        sent.last_id = getattr(cursor, "lastrowid", None)
-        sent.certain_id = watched.system == "mysql"
-    watched.watch.done(watched.raw, sent)
-
-
-@guard
-def _failed(watched: _Watched, args: Any, kwargs: Any, error: BaseException, many: bool) -> None:  # noqa: FBT001 - as above
+def _failed(watched: _Watched, args: Any, kwargs: Any, error: BaseException, many: bool) -> None:  # noqa: FBT001 - guard hands all on
     sent = sent_of(text_of(args, kwargs), watched.style, args, kwargs, many=many)
     watched.watch.failed(watched.raw, sent, error)
 
@@ -165,7 +178,9 @@ def text_of(args: Any, kwargs: Any) -> str:
 
 def sent_of(sql: str, style: str, args: Any, kwargs: Any, *, many: bool) -> Sent:
     """The statement with its parameters. An iterator of them is the driver's to read."""
-    given = args[1] if len(args) > 1 else next((kwargs[name] for name in _PARAMETERS if name in kwargs), None)
+    given = args[1] if len(args) > 1 else None
+    if kwargs and len(args) < 2:
+        given = next((kwargs[name] for name in _PARAMETERS if name in kwargs), None)
     if style == QMARK and given and "%" in sql and "?" not in sql:
         style = FORMAT  # Django writes SQLite's so, and puts them right below this
     if not many:
@@ -252,11 +267,11 @@ def left(watch: Watch, state: str) -> None:
 
 
 def _execute(watched: _Watched, call: Any, *args: Any, **kwargs: Any) -> Any:
-    return _run(watched, call, None, args, kwargs, many=False)
+    return _run(watched, call, args, kwargs, many=False)
 
 
 def _executemany(watched: _Watched, call: Any, *args: Any, **kwargs: Any) -> Any:
-    return _run(watched, call, None, args, kwargs, many=True)
+    return _run(watched, call, args, kwargs, many=True)
 
 
 def _script(watched: _Watched, call: Any, *args: Any, **kwargs: Any) -> Any:

@@ -126,7 +126,8 @@ def _sent(call: _Call) -> Sent:
 @guard
 def _done(watch: Watch, call: _Call) -> None:
     sql = text_of(call.args, call.kwargs)
-    if sql and not watch.concerns(sql):
+    found = watch.found(sql) if sql else None
+    if sql and found is None:
         return
     sent = _sent(call)
     sent.counted = counted(call.cursor)
@@ -134,7 +135,7 @@ def _done(watch: Watch, call: _Call) -> None:
     sent.unseen = bool(getattr(getattr(call.cursor.connection, "pgconn", None), "pipeline_status", 0))
     if result is not None and result.ntuples:
         sent.returned = functools.partial(_returned, result)
-    watch.done(call.cursor.connection, sent)
+    watch.done(call.cursor.connection, sent, found)
 
 
 @guard

@@ -11,14 +11,15 @@ import functools
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from auditspan.changes.bindings import Bound, shape_of
+from auditspan.changes.bindings import MAX_LENGTH, Bound, shape_of
 from auditspan.changes.records import MAX_KEY, are_secret, as_text
 from auditspan.changes.transaction import MAX_ROWS, UNKNOWN, Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from auditspan.changes.bindings import Shape, Slot
     from auditspan.changes.statements import Head
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _ABSENT: Final = object()
 _BY_CONVENTION: Final = ("id",)
+_NO_MODELS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -48,21 +50,54 @@ class Sent:
     returned: Callable[[tuple[str, ...]], list[dict[str, str]]] | None = None
 
 
+class _Plan(NamedTuple):
+    """What to read of one text under one *rule*, the same each time.
+
+    The key's columns, *declared* by somebody who knows; all that may be shown; where the text binds what. It is a *plain*
+    INSERT of one row where nothing is to be shown, and its key stands in the parameter number *at*, or in none (-1).
+    """
+
+    rule: Rule
+    models: Mapping[str, tuple[str, ...]]
+    keys: tuple[str, ...]
+    declared: bool
+    wanted: tuple[str, ...]
+    shape: Shape
+    plain: bool
+    at: int
+
+
+_plans: Final[dict[tuple[str, str, int], _Plan]] = {}  # by text, style and rule
+_MAX_PLANS: Final = 512
+
+
 def rows_of(head: Head, sent: Sent, rule: Rule) -> tuple[int, list[Row]]:
-    """How many rows there were, and what is known of the first of them."""
-    keys, declared = _key_columns(head.table, rule)
-    if are_secret(keys):
-        keys = ()
-    wanted = (*rule.columns, *rule.target_id)
-    shape = shape_of(sent.sql, sent.style)
+    """How many rows there were, and what is known of the first of them, where *head* is all that the text changes."""
+    models = _keys_of_models()
+    plan = _plans.get((sent.sql, sent.style, id(rule)))
+    if plan is None or plan.rule is not rule or plan.models is not models:
+        plan = _learn(head, sent, rule, models)
+    sets = sent.sets
+    if plan.plain and sent.counted == 1 and sent.returned is None and sets is not None and len(sets) == 1:
+        bound = sets[0]
+        if isinstance(bound, (tuple, list)) and len(bound) == plan.shape.bound:
+            key = bound[plan.at] if plan.at >= 0 else None
+            if key is None and sent.last_id and (plan.declared or sent.certain_id):
+                key = sent.last_id
+            return 1, [Row(as_text(key, MAX_KEY))] if key is not None else []
+    return _read(head, sent, plan)
+
+
+def _read(head: Head, sent: Sent, plan: _Plan) -> tuple[int, list[Row]]:
+    _, _, keys, declared, wanted, shape, _, _ = plan
     inserts = head.verb in {"INSERT", "REPLACE"}
     rows, known = (_inserted if inserts else _found)(head, shape, sent, keys, wanted)
-    if inserts and rows == 1 and len(known) <= 1 and len(keys) == 1:
+    if inserts and rows == 1 and len(keys) == 1 and len(known) <= 1:
         first = known[0] if known else Row()
         if not first.key and sent.last_id and (declared or sent.certain_id) and shape.columns:
             first.key = as_text(sent.last_id, MAX_KEY)
             known = [first]
-            first.after.update({name: first.key for name in keys if name in rule.target_id})
+            first.after.update({name: first.key for name in keys if name in plan.rule.target_id})
     if keys and sent.returned is not None and not all(row.key for row in known or [Row()]):
         known = _told_back(
             known, rows, sent.returned((*keys, *wanted)), keys, wanted, after=head.verb != "DELETE"
@@ -70,9 +105,29 @@ def rows_of(head: Head, sent: Sent, rule: Rule) -> tuple[int, list[Row]]:
     return rows, known
 
 
-def _key_columns(table: str, rule: Rule) -> tuple[tuple[str, ...], bool]:
+def _learn(head: Head, sent: Sent, rule: Rule, models: Mapping[str, tuple[str, ...]]) -> _Plan:
+    keys, declared = _key_columns(head.table, rule, models)
+    if are_secret(keys):
+        keys = ()
+    wanted = (*rule.columns, *rule.target_id)
+    shape = shape_of(sent.sql, sent.style)
+    slot = shape.columns.get(keys[0]) if len(keys) == 1 else None
+    plain = head.verb == "INSERT" and bool(shape.columns) and not (wanted or shape.many or shape.bound < 0)
+    plain = plain and len(keys) == 1 and (keys[0] not in shape.columns or isinstance(slot, Bound))
+    at = slot.key if isinstance(slot, Bound) and isinstance(slot.key, int) else -1
+    found = _Plan(rule, models, keys, declared, wanted, shape, plain, at)
+    if len(sent.sql) <= MAX_LENGTH:
+        if len(_plans) >= _MAX_PLANS:
+            _plans.clear()
+        _plans[sent.sql, sent.style, id(rule)] = found
+    return found
+
+
+def _key_columns(
+    table: str, rule: Rule, models: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], bool]:
     """The key's columns, and whether somebody who knows said so."""
-    of_model = _keys_of_models().get(table.rpartition(".")[2])
+    of_model = models.get(table.rpartition(".")[2])
     if of_model:
         return of_model, True
     return (rule.target_id, True) if rule.target_id else (_BY_CONVENTION, False)
@@ -80,7 +135,7 @@ def _key_columns(table: str, rule: Rule) -> tuple[tuple[str, ...], bool]:
 
 def _keys_of_models() -> Mapping[str, tuple[str, ...]]:
     apps = getattr(sys.modules.get("django.apps"), "apps", None)
-    return _read_models(apps) if apps is not None and apps.models_ready else {}
+    return _read_models(apps) if apps is not None and apps.models_ready else _NO_MODELS
 
 
 @functools.lru_cache(maxsize=1)
@@ -108,20 +163,20 @@ def _inserted(
             pass
         elif sent.counted != rows:
             return _honest(sent), []
-    known = [
-        Row(
-            _joined(_value(shape.columns.get(name), *place) for name in keys),
-            after=_shown(shape, place, wanted),
-        )
-        for place in places[:MAX_ROWS]
-    ]
+    slots = [shape.columns.get(name) for name in keys]
+    if not wanted and None in slots:
+        return rows, []  # as most tables: the database makes the key
+    known = [Row(_joined(slots, place), after=_shown(shape, place, wanted)) for place in places[:MAX_ROWS]]
     return rows, known if any(row.key or row.after for row in known) else []
 
 
 def _places(shape: Shape, sets: Any) -> list[tuple[Any, int]] | None:
     """For each row, the parameters and where in them its own begin; None where they don't fit the text."""
-    if sets is None or not all(_fits(each, shape) for each in sets[:MAX_ROWS]):
+    if sets is None:
         return None
+    for each in sets[:MAX_ROWS]:
+        if not _fits(each, shape):
+            return None
     if not shape.many:
         return [(each, 0) for each in sets]
     (alone,) = sets if len(sets) == 1 else (None,)
@@ -175,7 +230,7 @@ def _keys(shape: Shape, parameters: Any, keys: tuple[str, ...]) -> list[str]:
     if len(keys) > 1:
         if any(len(shape.where[name]) > 1 for name in keys):
             return []
-        joined = _joined(_value(shape.where[name][0], parameters, 0) for name in keys)
+        joined = _joined([shape.where[name][0] for name in keys], (parameters, 0))
         return [joined] if joined else []
     values = [_value(slot, parameters, 0) for slot in shape.where[keys[0]]]
     if len(values) == 1 and isinstance(values[0], (list, tuple)):  # = ANY(%s)
@@ -196,16 +251,22 @@ def _value(slot: Slot | None, parameters: Any, start: int) -> object:
     return parameters[at] if isinstance(parameters, (list, tuple)) and at < len(parameters) else _ABSENT
 
 
-def _shown(shape: Shape, place: tuple[Any, int], wanted: Iterable[str]) -> dict[str, str]:
+def _shown(shape: Shape, place: tuple[Any, int], wanted: tuple[str, ...]) -> dict[str, str]:
+    if not wanted:
+        return {}
     found = ((name, _value(shape.columns.get(name), *place)) for name in wanted)
     return {name: as_text(value) for name, value in found if value is not _ABSENT}
 
 
-def _joined(values: Iterable[object]) -> str:
-    values = list(values)
-    if not values or any(value is _ABSENT or value is None for value in values):
-        return ""
-    return "/".join(as_text(value, MAX_KEY) for value in values)
+def _joined(slots: list[Slot | None], place: tuple[Any, int]) -> str:
+    """The key whose columns' values are in *slots* of the parameters at *place*; empty where one is missing."""
+    texts = []
+    for slot in slots:
+        value = _value(slot, *place)
+        if value is _ABSENT or value is None:
+            return ""
+        texts.append(as_text(value, MAX_KEY))
+    return "/".join(texts)
 
 
 def _honest(sent: Sent) -> int:
