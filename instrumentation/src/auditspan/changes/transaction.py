@@ -119,7 +119,8 @@ def begin(
     if around is None and rule.do != AUDIT:
         return None
     # By position: a tenth of an INSERT's price is making this.
-    return Change(table, verb, rule, around, here, system, database, rows, list(known)[:MAX_ROWS])
+    known = list(known)[:MAX_ROWS] if known else []
+    return Change(table, verb, rule, around, here, system, database, rows, known)
 
 
 class _Frame:

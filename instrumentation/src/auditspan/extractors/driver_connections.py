@@ -191,6 +191,9 @@ class Watch:
 
     def _look(self, connection: Any, sql: str, *, several: bool) -> None:
         """Whether what is there has been committed by now."""
+        state = self._state(connection)
+        if state == OPEN:
+            return
         state = self.state(connection)
         if state == IDLE:
             prepared = sql.lstrip()[:8].upper().startswith("PREPARE ")  # the first phase of two

@@ -16,10 +16,10 @@ import wrapt
 
 from auditspan import attributes as names
 from auditspan.changes import transaction as tx
-from auditspan.changes.records import plain, rule_for
+from auditspan.changes.records import plain_name, rule_for
 from auditspan.changes.statements import CHANGING, heads
 from auditspan.changes.transaction import Transaction
-from auditspan.extractors import dbapi, guard
+from auditspan.extractors import dbapi, guard, warn_once
 from auditspan.extractors.sqlalchemy_rows import complete, rows_of, table_of
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ TESTED: Final = {"sqlalchemy": ("1.4", "2.1")}
 _KEPT: Final = "auditspan"  # key of a connection record's info
 _SLOT: Final = "_auditspan"  # attribute of a Connection
 _COUNT: Final = "_auditspan_rows"  # attribute of an execution's context
+_WHERE: Final = "_auditspan_where"  # attribute of an Engine
 _SAVEPOINTS: Final = frozenset({"savepoint", "release_savepoint", "rollback_to_savepoint"})
 
 
@@ -73,7 +74,6 @@ def _listen(_: Any) -> None:
         setattr(Connection, method, wrapped(getattr(Connection, method)))
     for target, name, listener in (
         (Engine, "after_cursor_execute", _sent),
-        (Engine, "after_execute", _executed),
         (Engine, "handle_error", _failed),
         (Engine, "rollback", _rolled_back),
         (Engine, "rollback_twophase", _rolled_back),
@@ -96,10 +96,12 @@ def _listen_to_sessions(_: Any) -> None:
 
 def _listener(ours: Callable[..., None]) -> Callable[..., None]:
     """*ours*, never raising; with a signature that SQLAlchemy takes for the newest."""
-    guarded = guard(ours)
 
     def listener(*arguments: Any) -> None:
-        guarded(*arguments)
+        try:
+            ours(*arguments)
+        except Exception:  # noqa: BLE001 - inside the application's statement
+            warn_once(f"listener {ours.__qualname__}")
 
     return listener
 
@@ -133,15 +135,20 @@ def _with_name(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _telling(original: Callable[..., Any]) -> Callable[..., Any]:
-    """What the driver is told meanwhile is told here already."""
+    """What the driver is told meanwhile is told here already; what came of it is known when it is done."""
 
     @functools.wraps(original)
     def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
         token = tx.TOLD_BY_MAPPER.set(True)
         try:
-            return original(self, *args, **kwargs)
+            result = original(self, *args, **kwargs)
         finally:
             tx.TOLD_BY_MAPPER.reset(token)
+        try:
+            _executed(self, result)
+        except Exception:  # noqa: BLE001 - inside the application's statement
+            warn_once("look at a statement of SQLAlchemy's")
+        return result
 
     return execute
 
@@ -181,7 +188,10 @@ def _transaction(connection: Any) -> Transaction:
     if found is None:
         found = Transaction()
         setattr(getattr(connection, "_root", connection), _SLOT, found)
-    connection.info[_KEPT] = (found, weakref.ref(connection))
+    info = connection.info
+    kept = info.get(_KEPT)
+    if kept is None or kept[0] is not found:
+        info[_KEPT] = (found, weakref.ref(connection))
     return found
 
 
@@ -199,7 +209,10 @@ def _sent(connection: Any, cursor: Any, statement: str, _: Any, execution: Any, 
     for head in found:
         count = tx.UNKNOWN if head.inner else rows
         if head.verb in CHANGING and count:
-            _take(connection, head.table, head.verb, count, ())
+            name = plain_name(head.table)
+            change = tx.begin(name, head.verb, rows=count, **_where(connection.engine))
+            if change is not None:
+                _take(connection, change)
     if any(head.verb not in CHANGING for head in found):
         _follow(connection, found)
 
@@ -229,43 +242,47 @@ def _verb(execution: Any) -> str:
     return "INSERT" if execution.isinsert else "UPDATE" if execution.isupdate else "DELETE"
 
 
-def _executed(connection: Any, *arguments: Any) -> None:
-    execution = getattr(arguments[-1], "context", None)
+def _executed(connection: Any, result: Any) -> None:
+    execution = getattr(result, "context", None)
     if not _is_dml(execution):
         return
     table = table_of(execution)
-    name = getattr(table, "fullname", "")
-    rule = rule_for(name)
-    if rule is None:
-        return
-    rows, known = rows_of(execution, table, rule, getattr(execution, _COUNT, tx.UNKNOWN))
-    if rows:
-        _take(connection, name, _verb(execution), rows, known)
-
-
-def _take(connection: Any, table: str, verb: str, rows: int, known: Any) -> None:
-    tx.settle_left()
-    flush = _flush.get()
-    change = tx.begin(plain(table), verb, rows=rows, known=known, **_where(connection))
+    name = plain_name(getattr(table, "fullname", ""))
+    change = tx.begin(name, _verb(execution), **_where(connection.engine))
     if change is None:
         return
+    counted = getattr(execution, _COUNT, tx.UNKNOWN)
+    change.rows, change.known = rows_of(execution, table, change.rule, counted)
+    if change.rows:
+        _take(connection, change)
+
+
+def _take(connection: Any, change: Change) -> None:
+    if tx.left:
+        tx.settle_left()
     if _is_committed(connection):
         tx.end(change, names.SUCCESS)
         return
+    flush = _flush.get()
     if flush is None or not flush.runs():
         _transaction(connection).add(change)
         return
-    key = (id(connection), id(change.around), change.table, verb)
+    key = (id(connection), id(change.around), change.table, change.verb)
     there = flush.changes.get(key)
     if there is not None and not there.ended:
-        there.take_in(rows, known if there.table == change.table else (), statements=0)
+        there.take_in(change.rows, change.known if there.table == change.table else (), statements=0)
     else:
         flush.changes[key] = _transaction(connection).add(change)
 
 
-def _where(connection: Any) -> dict[str, str]:
-    url = getattr(connection.engine, "url", None)
-    return {"system": str(connection.dialect.name), "database": str(getattr(url, "database", "") or "")}
+def _where(engine: Any) -> dict[str, str]:
+    """Its database, the same for all its life."""
+    found: dict[str, str] | None = getattr(engine, _WHERE, None)
+    if found is None:
+        url = getattr(engine, "url", None)
+        found = {"system": str(engine.dialect.name), "database": str(getattr(url, "database", "") or "")}
+        setattr(engine, _WHERE, found)
+    return found
 
 
 def _is_committed(connection: Any) -> bool:
@@ -294,7 +311,7 @@ def _failed(error: Any) -> None:
     else:
         found = [(head.table, head.verb) for head in heads(error.statement) if head.verb in CHANGING]
     for table, verb in found:
-        change = tx.begin(plain(table), verb, rows=0, known=known, **_where(connection))
+        change = tx.begin(plain_name(table), verb, rows=0, known=known, **_where(connection.engine))
         if change is None:
             continue
         change.failed = reason

@@ -8,8 +8,9 @@ the history that the mapper keeps of an object.
 from __future__ import annotations
 
 import operator
+from functools import lru_cache
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditspan.changes.records import MAX_KEY, are_secret, as_text
 from auditspan.changes.transaction import MAX_ROWS, UNKNOWN, Row
@@ -38,10 +39,24 @@ def rows_of(execution: Any, table: Any, rule: Rule, counted: int) -> tuple[int, 
     """How many rows there were, and what is known of the first of them."""
     wanted = (*rule.columns, *rule.target_id)
     rows, known = (_inserted if execution.isinsert else _found)(execution, table, wanted, counted)
-    if are_secret(column.name for column in table.primary_key):
+    if _key_of(table).secret:
         for row in known:
             row.key = ""
     return rows, known
+
+
+class _Key(NamedTuple):
+    """The primary key of a table: its columns by name and by what SQLAlchemy calls them; *secret* ones are in no record."""
+
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    secret: bool
+
+
+@lru_cache(maxsize=1024)
+def _key_of(table: Any) -> _Key:
+    names = tuple(column.name for column in table.primary_key)
+    return _Key(names, tuple(column.key for column in table.primary_key), are_secret(names))
 
 
 def _inserted(execution: Any, table: Any, wanted: tuple[str, ...], counted: int) -> tuple[int, list[Row]]:
@@ -57,7 +72,8 @@ def _inserted(execution: Any, table: Any, wanted: tuple[str, ...], counted: int)
     else:
         rows = len(bound) if execution.executemany else 1
         known = [Row(_key(table, p), after=_named(p, wanted)) for p in bound[:MAX_ROWS]]
-        keys = execution.inserted_primary_key_rows if not execution._is_explicit_returning else ()  # noqa: SLF001 - SQLAlchemy has no other word for it
+        made = not all(row.key for row in known)  # by the database
+        keys = execution.inserted_primary_key_rows if made and not execution._is_explicit_returning else ()  # noqa: SLF001 - SQLAlchemy has no other word for it
         for row, key in zip(known, keys or (), strict=False):
             row.key = row.key or _joined(key)
     if getattr(statement, "_post_values_clause", None) is not None and (counted < rows):
@@ -105,7 +121,7 @@ def _written(compiled: Any) -> frozenset[str]:
 def _compared(compiled: Any, table: Any) -> dict[str, Any]:
     """The parameters' names by primary key column, for the equalities and IN of a WHERE that are joined by AND."""
     names = {bind.key: name for bind, name in compiled.bind_names.items()}
-    keys = {column.name for column in table.primary_key}
+    keys = _key_of(table).names
     found, left = {}, [*getattr(compiled.statement, "_where_criteria", ())]
     while left:
         clause = left.pop()
@@ -123,7 +139,7 @@ def _compared(compiled: Any, table: Any) -> dict[str, Any]:
 
 
 def _keys(where: dict[str, Any], parameters: dict[str, Any], table: Any) -> list[str]:
-    columns = [column.name for column in table.primary_key]
+    columns = _key_of(table).names
     if not columns or any(name not in where for name in columns):
         return []
     values = [parameters.get(where[name]) for name in columns]
@@ -134,16 +150,19 @@ def _keys(where: dict[str, Any], parameters: dict[str, Any], table: Any) -> list
 
 
 def _key(table: Any, parameters: dict[str, Any]) -> str:
-    return _joined([parameters.get(column.key) for column in table.primary_key])
+    return _joined([parameters.get(key) for key in _key_of(table).keys])
 
 
 def _joined(values: Any) -> str:
-    values = list(values or ())
-    return "/".join(as_text(value, MAX_KEY) for value in values) if values and None not in values else ""
+    if not values or None in values:
+        return ""
+    if len(values) == 1:
+        return as_text(values[0], MAX_KEY)
+    return "/".join([as_text(value, MAX_KEY) for value in values])
 
 
 def _named(values: dict[str, Any], wanted: tuple[str, ...]) -> dict[str, str]:
-    return {name: as_text(values[name]) for name in wanted if name in values}
+    return {name: as_text(values[name]) for name in wanted if name in values} if wanted else {}
 
 
 def complete(session: Any, changes: Iterable[Change]) -> None:
