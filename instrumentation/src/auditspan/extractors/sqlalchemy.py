@@ -23,7 +23,7 @@ from auditspan.extractors import dbapi, guard, warn_once
 from auditspan.extractors.sqlalchemy_rows import complete, rows_of, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from auditspan.changes.statements import Head
     from auditspan.changes.transaction import Change, Row
@@ -209,8 +209,7 @@ def _sent(connection: Any, cursor: Any, statement: str, _: Any, execution: Any, 
     for head in found:
         count = tx.UNKNOWN if head.inner else rows
         if head.verb in CHANGING and count:
-            name = plain_name(head.table)
-            change = tx.begin(name, head.verb, rows=count, **_where(connection.engine))
+            change = _begin(connection, head.table, head.verb, count)
             if change is not None:
                 _take(connection, change)
     if any(head.verb not in CHANGING for head in found):
@@ -247,8 +246,7 @@ def _executed(connection: Any, result: Any) -> None:
     if not _is_dml(execution):
         return
     table = table_of(execution)
-    name = plain_name(getattr(table, "fullname", ""))
-    change = tx.begin(name, _verb(execution), **_where(connection.engine))
+    change = _begin(connection, getattr(table, "fullname", ""), _verb(execution))
     if change is None:
         return
     counted = getattr(execution, _COUNT, tx.UNKNOWN)
@@ -275,14 +273,14 @@ def _take(connection: Any, change: Change) -> None:
         flush.changes[key] = _transaction(connection).add(change)
 
 
-def _where(engine: Any) -> dict[str, str]:
-    """Its database, the same for all its life."""
-    found: dict[str, str] | None = getattr(engine, _WHERE, None)
-    if found is None:
-        url = getattr(engine, "url", None)
-        found = {"system": str(engine.dialect.name), "database": str(getattr(url, "database", "") or "")}
-        setattr(engine, _WHERE, found)
-    return found
+def _begin(connection: Any, table: str, verb: str, rows: int = 0, known: Iterable[Row] = ()) -> Change | None:
+    engine = connection.engine
+    where: tuple[str, str] | None = getattr(engine, _WHERE, None)
+    if where is None:  # the same for all its life
+        database = getattr(getattr(engine, "url", None), "database", None)
+        where = (str(engine.dialect.name), str(database or ""))
+        setattr(engine, _WHERE, where)
+    return tx.begin(plain_name(table), verb, system=where[0], database=where[1], rows=rows, known=known)
 
 
 def _is_committed(connection: Any) -> bool:
@@ -311,7 +309,7 @@ def _failed(error: Any) -> None:
     else:
         found = [(head.table, head.verb) for head in heads(error.statement) if head.verb in CHANGING]
     for table, verb in found:
-        change = tx.begin(plain_name(table), verb, rows=0, known=known, **_where(connection.engine))
+        change = _begin(connection, table, verb, known=known)
         if change is None:
             continue
         change.failed = reason
