@@ -128,3 +128,40 @@ def test_of_a_wsgi_application_is_said_what_can_be_said(doctor):
 def test_sqlalchemy_needs_no_instrumentation(doctor):
     (row,) = [row for row in doctor()["instrumentation"] if row["framework"] == "SQLAlchemy"]
     assert (row["role"], row["active"], row["instrumentation"]) == ("changes", True, "")
+
+
+DRIVERS = ("asyncpg", "psycopg", "psycopg2", "sqlite3")
+
+
+def libraries(report):
+    return {row["framework"]: row for row in report["instrumentation"]}
+
+
+def test_drivers_are_heard_of_where_their_instrumentation_runs(doctor):
+    report = doctor(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS="")
+    for driver in DRIVERS:
+        row = libraries(report)[driver]
+        assert (row["role"], row["active"], row["why_not"]) == ("changes", True, ""), driver
+        assert row["extractors"] == ["auditspan.extractors.dbapi"]
+        assert row["instrumentation"] == f"opentelemetry-instrumentation-{driver}"
+
+
+def test_a_driver_that_is_not_instrumented_is_noted_with_why_and_with_what_is_heard_of_all_the_same(doctor):
+    report = doctor(OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=",".join(DRIVERS))
+    why_not = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS names it; what SQLAlchemy changes with it is heard of all the same"
+    for driver in DRIVERS:
+        row = libraries(report)[driver]
+        assert (row["active"], row["why_not"]) == (False, why_not), driver
+        note = f"{driver} {row['version']} is installed and not instrumented: {why_not}"
+        assert note in [each["text"] for each in report["findings"] if each["level"] == "note"]
+
+
+def test_libraries_that_verify_tokens_are_named(doctor):
+    report = doctor()
+    for library in ("PyJWT", "joserfc", "Authlib"):
+        row = libraries(report)[library]
+        assert (row["role"], row["active"], row["extractors"]) == (
+            "actor",
+            True,
+            ["auditspan.extractors.bearer"],
+        )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.instrumentation import bootstrap_gen
@@ -44,6 +45,16 @@ _ENTRY: Final = frozenset(
         "boto3sqs",
     ]
 )
+# Drivers of databases: the distributions that they come in, and the instrumentation that we hear of their changes by.
+# Of sqlite3, which is everywhere, only where somebody has its instrumentation.
+_DRIVERS: Final = {
+    "sqlite3": (("opentelemetry-instrumentation-sqlite3",), "sqlite3"),
+    "psycopg": (("psycopg",), "psycopg"),
+    "psycopg2": (("psycopg2", "psycopg2-binary"), "psycopg2"),
+    "asyncpg": (("asyncpg",), "asyncpg"),
+    "PyMySQL": (("PyMySQL",), "pymysql"),
+    "mysqlclient": (("mysqlclient",), "mysqlclient"),
+}
 _CLIENT: Final = frozenset(["requests", "httpx", "urllib3", "aiohttp-client"])
 
 
@@ -66,27 +77,69 @@ def look(extractors: Iterable[Extractor], started: frozenset[str]) -> list[dict[
         version = _version(framework)
         if version and short in _ENTRY | _CLIENT and short not in rows:
             rows[short] = _row((framework, version), short, known, started)
-    return [*rows.values(), *_listened_to(extractors)]
+    return [*rows.values(), *_listened_to(extractors, started)]
 
 
-def _listened_to(extractors: Iterable[Extractor]) -> list[dict[str, Any]]:
-    """Libraries that tell of changes of data by themselves, so that no instrumentation of theirs is needed."""
-    known = [str(getattr(extractor, "__name__", "")) for extractor in extractors]
-    listening = [name for name in known if name.endswith(".sqlalchemy")]
-    version = _version("SQLAlchemy")
+def _listened_to(extractors: Iterable[Extractor], started: frozenset[str]) -> list[dict[str, Any]]:
+    """Libraries that tell of changes of data, or of whom a token names, inside the requests of others."""
+    by_name = {
+        str(getattr(extractor, "__name__", "")).rpartition(".")[2]: extractor for extractor in extractors
+    }
+    mapper = _heard_by_itself("SQLAlchemy", "changes", by_name.get("sqlalchemy"))
+    rows = [mapper] if mapper is not None else []
+    mapped = mapper is not None and mapper["active"]
+    for driver, (distributions, short) in _DRIVERS.items():
+        version = next(filter(None, map(_version, distributions)), "")
+        if version and driver == "sqlite3":
+            version = sqlite3.sqlite_version
+        if version:
+            rows.append(_driver((driver, version), short, by_name.get("dbapi"), started, mapped=mapped))
+    bearer = by_name.get("bearer")
+    tokens = (_heard_by_itself(library, "actor", bearer) for library in getattr(bearer, "TESTED", ()))
+    return [*rows, *filter(None, tokens)]
+
+
+def _heard_by_itself(library: str, role: str, extractor: Extractor | None) -> dict[str, Any] | None:
+    """The row of a *library* that needs no instrumentation of its own; None where it is not installed."""
+    version = _version(library)
     if not version:
-        return []
-    row = {"framework": "SQLAlchemy", "version": version, "role": "changes", "instrumentation": ""}
-    why_not = "" if listening else "its extractor is not installed"
-    return [
-        row
-        | {
-            "instrumentation_version": "",
-            "extractors": listening,
-            "active": bool(listening),
-            "why_not": why_not,
-        }
-    ]
+        return None
+    return {
+        "framework": library,
+        "version": version,
+        "role": role,
+        "instrumentation": "",
+        "instrumentation_version": "",
+        "extractors": [] if extractor is None else [str(getattr(extractor, "__name__", extractor))],
+        "active": extractor is not None,
+        "why_not": "" if extractor is not None else "its extractor is not installed",
+    }
+
+
+def _driver(
+    driver: tuple[str, str],
+    short: str,
+    extractor: Extractor | None,
+    started: frozenset[str],
+    *,
+    mapped: bool,
+) -> dict[str, Any]:
+    """The row of a *driver*, name and version, which is heard of where its instrumentation runs.
+
+    *mapped* says that a mapper is there, which tells of its changes itself.
+    """
+    row = _row(driver, short, {}, started)
+    row["role"] = "changes"
+    if extractor is not None:
+        row["extractors"] = [str(getattr(extractor, "__name__", extractor))]
+    elif row["active"]:
+        row.update(active=False, why_not="its extractor is not installed")
+    listens = getattr(extractor, "listens_to", None)
+    if row["active"] and listens is not None and not listens(f"opentelemetry.instrumentation.{short}"):
+        row.update(active=False, why_not="its extractor could not listen to it; the log says why")
+    if mapped and row["why_not"]:
+        row["why_not"] += "; what SQLAlchemy changes with it is heard of all the same"
+    return row
 
 
 def _row(

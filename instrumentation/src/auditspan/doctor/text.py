@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from auditspan.doctor.report import Report
+
+
+_KNOWS: Final = {
+    "client": "carries the actor on",
+    "changes": "changes inside a request are records",
+    "actor": "the tokens that it verifies name the actor",
+}
 
 
 def render(report: Report) -> str:
@@ -64,9 +71,7 @@ def _instrumentation(part: list[dict[str, Any]]) -> Iterator[str]:
     rows = []
     for row in part:
         state = "active" if row["active"] else f"not active: {row['why_not'] or 'it did not start'}"
-        knows = {"client": "carries the actor on", "changes": "changes inside a request are records"}.get(
-            row["role"], ", ".join(row["extractors"])
-        )
+        knows = _KNOWS.get(row["role"], ", ".join(row["extractors"]))
         if row["role"] == "entry" and not row["extractors"]:
             knows = "no extractor: action and target from the span, actor by set_actor()"
         rows.append(

@@ -32,6 +32,7 @@ _LISTENERS: Final = {
     "opentelemetry.instrumentation.psycopg2": "auditspan.extractors.driver_psycopg2",
     "opentelemetry.instrumentation.asyncpg": "auditspan.extractors.driver_asyncpg",
 }
+_heard: Final[set[str]] = set()  # the instrumentations whose drivers we listen to
 WATCHED: Final = "_self_auditspan"  # attribute of a proxy; wrapt keeps what is called so in the proxy itself
 
 
@@ -47,12 +48,19 @@ def start() -> None:
         wrapt.register_post_import_hook(_hook(ours), instrumentation)
 
 
+def listens_to(instrumentation: str) -> bool:
+    """Whether changes by the drivers of OpenTelemetry's module *instrumentation* are heard of in this process."""
+    module = instrumentation if instrumentation in _LISTENERS else "opentelemetry.instrumentation.dbapi"
+    return module in _heard
+
+
 def _hook(ours: str) -> Callable[[Any], None]:
     """What calls ``hook`` of the module *ours* with the module that was imported; nothing is raised there."""
 
     def hook(module: Any) -> None:
         try:
             importlib.import_module(ours).hook(module)
+            _heard.add(module.__name__)
         except Exception:  # noqa: BLE001 - inside an import
             _log.warning(
                 "Auditspan can't listen to %s; changes of data leave no record",
