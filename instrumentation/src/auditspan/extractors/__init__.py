@@ -153,6 +153,13 @@ def finish(span: Any) -> None:
         state.emitter.finishing(span, state)
 
 
+def conclude(span: Any) -> None:
+    """Say both at once, where all of the response is known before any of it is sent: what it says is found out once."""
+    state = own_state(span)
+    if state is not None:
+        state.emitter.concluding(span, state)
+
+
 def hold(span: Any) -> bool:
     """Let the record of the request wait for ``finish``, whatever becomes of *span* meanwhile; False for no request's.
 

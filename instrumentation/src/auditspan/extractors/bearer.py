@@ -137,7 +137,7 @@ def _named(claims: Mapping[str, Any]) -> Actor | None:
     identity = first_text(claims, ("sub", "username", "preferred_username", "client_id"))
     if not identity:
         return None
-    found = [role for name in _ROLES for role in texts(claims.get(name) or ())]
+    found = [role for name in _ROLES if (said := claims.get(name)) for role in texts(said)]
     realm = claims.get("realm_access")  # Keycloak's
     if isinstance(realm, Mapping):
         found += texts(realm.get("roles") or ())

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan import attributes as names
 from auditspan import context
 from auditspan.context import Facts
-from auditspan.extractors import begin, finish, guard, respond, text
+from auditspan.extractors import begin, conclude, guard, respond, text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ _told: Final[deque[str]] = deque(maxlen=1000)  # tasks whose process was lost
 
 
 def _prerun(*_: Any, task_id: str = "", task: Any = None, **__: Any) -> None:
-    guard(_begin)(task_id, task)
+    _begun(task_id, task)
 
 
 def _begin(task_id: str, task: Any) -> None:
@@ -97,8 +97,11 @@ def _begin(task_id: str, task: Any) -> None:
     _runs[task_id] = (span, source)
 
 
+_begun: Final = guard(_begin)
+
+
 def _postrun(*_: Any, task_id: str = "", state: str | None = "", **__: Any) -> None:
-    guard(_end)(task_id, state or "")
+    _ended(task_id, state or "")
 
 
 def _end(task_id: str, state: str) -> None:
@@ -113,6 +116,9 @@ def _end(task_id: str, state: str) -> None:
         audited = context.of_span(span)
         if audited is not None:
             audited.written = True
+
+
+_ended: Final = guard(_end)
 
 
 def _in_a_pool() -> bool:
@@ -173,8 +179,7 @@ def _tell(task_id: str, outcome: str, reason: str) -> bool:
     span, source = run
     source.outcome, source.reason = outcome, reason
     _describe(span, source)
-    respond(span)
-    finish(span)
+    conclude(span)
     return True
 
 

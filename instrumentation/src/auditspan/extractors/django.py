@@ -195,6 +195,9 @@ def _answer(span: Any, state: OpenedSpan, source: DjangoSource, request: Any, re
         source.location = str(response.headers.get("Location", ""))
     elif status in _DENIED and not source.refused:
         source.refused = _code(response)
+    if not response.streaming and status < 500:
+        state.emitter.concluding(span, state)  # it is all there; an exception comes onto the span after this
+        return
     state.emitter.responding(span, state)
     if response.streaming and (state.wanted or state.certain):
         _watch(span, source, request, response)

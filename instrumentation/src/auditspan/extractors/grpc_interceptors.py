@@ -10,7 +10,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from auditspan import context
-from auditspan.extractors import begin, guard, respond
+from auditspan.extractors import begin, respond, warn_once
 from auditspan.extractors.grpc import GrpcSource
 
 if TYPE_CHECKING:
@@ -120,7 +120,10 @@ class _Watch:
     def __init__(self, servicer_context: Any, method: str, announced: Announced, request: Any) -> None:
         self._span = trace.get_current_span()
         self._source: GrpcSource | None = None
-        guard(self._begin)(servicer_context, method, announced, request)
+        try:
+            self._begin(servicer_context, method, announced, request)
+        except Exception:  # noqa: BLE001 - inside the application's call
+            warn_once("gRPC interceptor")
 
     def _begin(self, servicer_context: Any, method: str, announced: Announced, request: Any) -> None:
         state = context.of_span(self._span)

@@ -44,6 +44,7 @@ TESTED: Final = {"Beaker": ("1", "1"), "repoze.who": ("3", "3")}
 
 _IDENTITY: Final = "repoze.who.identity"
 _SESSION: Final = "beaker.session"
+_respond: Final = guard(respond)
 
 
 def instrument(instrumentor: str, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -170,11 +171,23 @@ class _Request:
     def __init__(self, span: Any, state: OpenedSpan, source: WsgiSource, method: str) -> None:
         self._span, self._state, self._source = span, state, source
         self.method = method
-        self.ends = ending(source, span)  # called when the last of it is about to be sent, or never will be
+        self._end = ending(source, span, started=False)  # its span is open until then
+
+    def ends(self, cut_short: str) -> None:
+        """The last of the response is about to be sent, or never will be."""
+        try:
+            passes = self._state.emitter.passes(self._span, self._state, self.method, self._source.status)
+        except Exception:  # noqa: BLE001 - as above
+            passes = False
+        if not passes:
+            self._end(cut_short)
 
     def starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """The application has called ``start_response``, perhaps again, because of an error."""
-        guard(self._starts)(status, headers)
+        try:
+            self._starts(status, headers)
+        except Exception:  # noqa: BLE001 - as above
+            warn_once("look at a WSGI response")
 
     def _starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         source = self._source
@@ -183,8 +196,6 @@ class _Request:
         source.location = found.get("location", "") if 300 <= source.status < 400 else ""
         length = found.get("content-length", "")
         self.length = int(length) if length.isdecimal() else -1
-        if not self._state.emitter.passes(self._span, self._state, self.method, source.status):
-            respond(self._span)
 
     def raised(self, error: BaseException) -> None:
         """*error* left the application before it had given its pieces to the server, which answers.
@@ -193,6 +204,7 @@ class _Request:
         """
         if isinstance(error, Exception):
             self._source.status = 500
+            _respond(self._span)
         else:
             self.ends(f"ended by {type(error).__name__}")
 
