@@ -73,6 +73,20 @@ COLUMNS: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
         ("added MB", lambda case: f"{case['added_memory_mb']:.1f}" if "added_memory_mb" in case else ""),
     ),
 }
+# What a reader of the page is shown of some cases of a suite in a table of their own: which cases those are.
+APART: Final[dict[str, tuple[str, Callable[[Case], bool]]]] = {
+    "extractors": ("instrumentation", lambda case: "extractor" in case),
+}
+COLUMNS_APART: Final[dict[str, tuple[tuple[str, Callable[[Case], str]], ...]]] = {
+    "extractors": (
+        ("on", lambda case: case["on"]),
+        ("extractor", lambda case: case["extractor"]),
+        ("its record", lambda case: "with it" if case["case"] == "extractor_with_record" else ""),
+        ("without us", lambda case: f"{case['base_us']:,.0f}"),
+        ("added us", lambda case: f"{case['added_us']:,.1f}"),
+        ("added calls", lambda case: f"{case['added_calls']:,.0f}" if "added_calls" in case else ""),
+    ),
+}
 _TEXT: Final = frozenset({"sink", "system", "question", "path", "case", "on"})
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import io
 import json
 import sys
 import time
@@ -20,46 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from auditspan.bootstrap import install
 from auditspan.extractors import asgi
 from auditspan.extractors import flask as flask_extractor
-from auditspan.settings import Settings
-from auditspan.spool import Spool, frames
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.instrumentation.flask import FlaskInstrumentor
 from opentelemetry.metrics import NoOpMeterProvider
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased
 from opentelemetry.trace import SpanKind
 
 from bench.instrumentation.apps import fastapi_app, flask_app
+from bench.instrumentation.calls import HEADERS, environ_of, provider, records, scope_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.sampling import Sampler
     from opentelemetry.util.types import AnyValue
 
 SLICE: Final = 100  # requests; 5 to 50 ms
 WARM_UP: Final = 100  # requests
-HEADERS: Final = {
-    "host": "shop:8000",
-    "user-agent": "python-httpx/0.28.1",
-    "accept": "*/*",
-    "accept-encoding": "gzip, deflate",
-    "connection": "keep-alive",
-}
-
-
-class Nowhere(SpanExporter):
-    """Takes spans and forgets them."""
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Always a success."""
-        del spans
-        return SpanExportResult.SUCCESS
 
 
 @dataclass(frozen=True)
@@ -71,21 +49,7 @@ class Subject:
 
     def records(self) -> int:
         """Records in the spool."""
-        found = 0
-        for path in self.folder.rglob("*.spool") if self.folder else ():
-            content, offset = path.read_bytes(), 0
-            while isinstance(frame := frames.parse(content, offset), frames.Frame):
-                found, offset = found + 1, frame.end
-        return found
-
-
-def provider(sampler: Sampler, folder: Path | None) -> TracerProvider:
-    """An SDK with a batch exporter; with Auditspan when there is a *folder* for its spool."""
-    found = TracerProvider(sampler=sampler, shutdown_on_exit=False)
-    found.add_span_processor(BatchSpanProcessor(Nowhere(), max_queue_size=1 << 20))
-    if folder is not None:
-        install(found, Settings(), Spool(folder, max_bytes=1 << 32))
-    return found
+        return sum(1 for _ in records(self.folder)) if self.folder else 0
 
 
 # -- the SDK alone: what an instrumentation does with a server span, without one
@@ -142,22 +106,7 @@ def fastapi(sampler: Sampler, folder: Path | None) -> Subject:
 
     async def some(method: str, numbers: range) -> None:
         for number in numbers:
-            path = f"/orders/{number}/refund" if method == "POST" else f"/orders/{number}"
-            scope = {
-                "type": "http",
-                "asgi": {"version": "3.0", "spec_version": "2.3"},
-                "http_version": "1.1",
-                "server": ("127.0.0.1", 8000),
-                "client": ("127.0.0.1", 51234),
-                "scheme": "http",
-                "method": method,
-                "root_path": "",
-                "path": path,
-                "raw_path": path.encode(),
-                "query_string": b"",
-                "headers": headers,
-                "state": {},
-            }
+            scope = scope_of(method, number, headers)
             # A task of its own, as a server gives each request.
             await loop.create_task(app(scope, receive, send))
 
@@ -181,27 +130,7 @@ def flask(sampler: Sampler, folder: Path | None) -> Subject:
 
     def serve(method: str, numbers: range) -> None:
         for number in numbers:
-            path = f"/orders/{number}/refund" if method == "POST" else f"/orders/{number}"
-            environ = {
-                "REQUEST_METHOD": method,
-                "SCRIPT_NAME": "",
-                "PATH_INFO": path,
-                "RAW_URI": path,
-                "QUERY_STRING": "",
-                "SERVER_NAME": "127.0.0.1",
-                "SERVER_PORT": "8000",
-                "SERVER_PROTOCOL": "HTTP/1.1",
-                "REMOTE_ADDR": "127.0.0.1",
-                "REMOTE_PORT": "51234",
-                **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in HEADERS.items()},
-                "wsgi.version": (1, 0),
-                "wsgi.url_scheme": "http",
-                "wsgi.input": io.BytesIO(),
-                "wsgi.errors": sys.stderr,
-                "wsgi.multithread": False,
-                "wsgi.multiprocess": False,
-                "wsgi.run_once": False,
-            }
+            environ = environ_of(method, number)
             answer: Any = app(environ, start_response)
             for _ in answer:
                 pass

@@ -1,8 +1,9 @@
-"""What Auditspan adds to a service: to a request, to a hop, to its start and to what it serves a second.
+"""What Auditspan adds to a service: to a request, to a hop, to its start and to what it serves a second; and each extractor.
 
 Everything is measured beside the same with OpenTelemetry's SDK alone, in the same run. ``audited`` and ``not_audited``
 are requests whose span is recorded anyway; ``audited_not_sampled`` and ``not_sampled`` those whose span sampling drops,
-so that there the price of recording it is ours.
+so that there the price of recording it is ours. An ``extractor`` is measured beside the same service with Auditspan and
+without it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def run(settings: Settings) -> list[Case]:
     spool = settings.folder / "instrumentation"
     cases = _lines("request_path", str(spool), rounds)
     _say(settings, cases)
+    _say(
+        settings,
+        extractors := _lines("extractors", str(spool), *(("15", "1") if settings.quick else ("40", "3"))),
+    )
+    cases += extractors
     cases += _lines("hops")
     cases.append(_start_up(settings))
     cases += servers.cases(settings)

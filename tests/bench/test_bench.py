@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from bench import page
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -76,15 +78,17 @@ def test_store_and_questions_are_measured(run):
     assert all(case["answer_rows"] for case in questions)
 
 
-def test_what_a_service_pays_is_measured_and_every_audited_answer_has_its_record(tmp_path):
-    def cases(module, *arguments):
-        ran = subprocess.run(
-            [sys.executable, "-m", f"bench.instrumentation.{module}", *arguments],
-            cwd=ROOT, check=False, capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-        return [json.loads(line) for line in ran.stdout.splitlines()]
+def cases(module, *arguments):
+    """What a module of the suite of a service finds."""
+    ran = subprocess.run(
+        [sys.executable, "-m", f"bench.instrumentation.{module}", *arguments],
+        cwd=ROOT, check=False, capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return [json.loads(line) for line in ran.stdout.splitlines()]
 
+
+def test_what_a_service_pays_is_measured_and_every_audited_answer_has_its_record(tmp_path):
     requests = cases("request_path", tmp_path, "1")
     assert [(case["on"], case["case"]) for case in requests] == [
         (on, case)
@@ -98,3 +102,47 @@ def test_what_a_service_pays_is_measured_and_every_audited_answer_has_its_record
         *("propagation_sign", "propagation_verify", "propagation_verify_cached", "propagation_hop")
     }
     assert all(case["added_us"] > 0 for case in hops)
+
+
+def test_each_extractor_is_measured_beside_the_same_service_without_it(tmp_path):
+    found = cases("extractors", tmp_path, "1", "1")
+    measured = {case["extractor"] for case in found}
+    folder = ROOT / "instrumentation" / "src" / "auditspan" / "extractors"
+    all_ours = {path.stem for path in folder.glob("*.py") if "FRAMEWORKS: Final" in path.read_text()}
+    assert measured == all_ours
+    for case in found:
+        assert case["base_us"] > 0
+        assert case["us"] == pytest.approx(case["base_us"] + case["added_us"], abs=0.2)
+    calls = {(case["on"], case["case"]): case["added_calls"] for case in found}
+    assert calls["Celery, publishing", "extractor"] == 0
+    for on in ("Starlette", "Flask", "Django", "WSGI", "aiohttp", "PyJWT in Flask"):
+        assert 0 < calls[on, "extractor"] < 100, on
+    assert 0 < calls["sqlite3", "extractor_with_record"] < 300
+
+
+def test_the_page_has_a_table_of_the_extractors_where_they_were_measured():
+    text = page.PAGE.read_text()
+    service = {"suite": "instrumentation", "case": "audited", "on": "Flask", "base_us": 400, "added_us": 99.5}
+    extractor = {
+        "suite": "instrumentation",
+        "case": "extractor",
+        "on": "Tea",
+        "extractor": "tea",
+        "base_us": 1_234,
+        "added_us": 12.34,
+        "added_calls": 20.0,
+    }
+    machine = {"date": "2026-01-02", "cores": 2, "processor": "a processor", "python": "3"}
+    machines = {"instrumentation": machine | {"packages": {"grpcio": "1", "chdb": "2"}}}
+    without = page.filled(text, {"cases": [service], "machines": machines})
+    part = _between(text, "extractors")
+    assert _between(without, "extractors") == part
+    assert "| audited | Flask | 400 | 99.5 |" in _between(without, "instrumentation")
+    both = page.filled(text, {"cases": [service, extractor], "machines": machines})
+    assert "| Tea | tea |  | 1,234 | 12.3 | 20 |" in _between(both, "extractors")
+    assert "Tea" not in _between(both, "instrumentation")
+    assert page.filled(both, {"cases": [], "machines": {}}) == both
+
+
+def _between(text, name):
+    return text.partition(f"<!-- {name} -->")[2].partition(f"<!-- end of {name} -->")[0]
