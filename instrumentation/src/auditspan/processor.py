@@ -22,7 +22,7 @@ import opentelemetry.trace.propagation
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, TraceFlags
 
 from auditspan import attributes as names
 from auditspan import context, losses, set_by_hand
@@ -55,6 +55,7 @@ _log = logging.getLogger(__name__)
 
 _live_of: Final = context.live.of
 _SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
+_SAMPLED: Final = int(TraceFlags.SAMPLED)  # of the fourth of a SpanContext, which is a tuple
 _SERVER: Final = SpanKind.SERVER
 _CONSUMER: Final = SpanKind.CONSUMER
 
@@ -403,7 +404,7 @@ class AuditSpanProcessor(SpanProcessor):
             # What is there is not by us, so it shall be no record at the collector either.
             if not self._plain(attributes_of(span)):
                 span.set_attribute(names.DELIVERY, names.DELIVERY_SPOOL)
-        elif self.span_attributes and span.context is not None and span.context.trace_flags.sampled:
+        elif self.span_attributes and (ids := span.context) is not None and ids[3] & _SAMPLED:
             shown = state.told.mapping()
             shown[names.DELIVERY] = names.DELIVERY_SPOOL
             state.shown = shown

@@ -17,6 +17,7 @@ from auditspan import attributes as names
 from auditspan import context
 from auditspan.context import Facts
 from auditspan.extractors import begin, conclude, guard, respond, text
+from auditspan.spans import put
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -188,10 +189,10 @@ def _describe(span: Any, source: TaskSource) -> None:
     from celery import current_task  # noqa: PLC0415 - only where Celery is
     from opentelemetry.instrumentation.celery import utils  # noqa: PLC0415 - as above
 
-    span.set_attribute("celery.action", "run")
-    span.set_attribute("celery.task_name", source.name)
-    if current_task:
-        utils.set_attributes_from_context(span, current_task.request)
+    put(span, {"celery.action": "run", "celery.task_name": source.name})
+    task = current_task._get_current_object()  # noqa: SLF001 - as with Flask's: each look at the proxy is several calls
+    if task:
+        utils.set_attributes_from_context(span, task.request)
 
 
 def _lost(task_id: str, reason: str, request: Any) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from auditspan.context import Actor
 from auditspan.extractors import text
 from auditspan.facts import grpc_facts
+from auditspan.spans import attributes_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,7 +110,8 @@ class GrpcSource:
         # An abandoned stream's handler is closed by the garbage collector, so perhaps after the span.
         self.interrupted = self.interrupted or (span.end_time is not None and not self.ended)
         status = self._status(span)
-        facts = grpc_facts(self._method, status=status, details=self._details(), read=self._reads)
+        details = self._details() if status else ""
+        facts = grpc_facts(self._method, status=status, details=details, read=self._reads)
         if self.interrupted and status == _CANCELLED:
             return replace(facts, reason="the client cancelled the call, or its deadline passed")
         if self.unheard and status == 0:
@@ -133,7 +135,7 @@ class GrpcSource:
         number = getattr(code, "value", (code,))[0]
         if isinstance(number, int) and number:
             return number
-        shown = (span.attributes or {}).get("rpc.grpc.status_code")
+        shown = attributes_of(span).get("rpc.grpc.status_code")
         if isinstance(shown, int) and shown:
             return shown
         if self.interrupted:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
-from auditspan.extractors import conclude, finish, guard
+from auditspan.extractors import finish, guard
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,19 +14,14 @@ CUT_SHORT: Final = "the response was cut short"
 GONE: Final = "the client disconnected"
 WITHOUT_BODY: Final = frozenset({100, 101, 102, 103, 204, 304})  # statuses (RFC 9110 sections 6.4.1 and 15)
 _finish: Final = guard(finish)
-_conclude: Final = guard(conclude)
 
 
-def ending(source: Any, span: Any, *, started: bool = True) -> Callable[[str], None]:
-    """What tells *source*, by its ``cut_short``, how the response ended, and finishes the request of *span*.
-
-    Say *started* is False where nobody has said that the response starts, and *span* is open until it has ended.
-    """
-    finishes = _finish if started else _conclude
+def ending(source: Any, span: Any) -> Callable[[str], None]:
+    """What tells *source*, by its ``cut_short``, how the response ended, and finishes the request of *span*."""
 
     def ended(cut_short: str) -> None:
         source.cut_short = cut_short
-        finishes(span)
+        _finish(span)
 
     return ended
 

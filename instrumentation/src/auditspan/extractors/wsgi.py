@@ -28,7 +28,7 @@ from auditspan.extractors import (
     warn_once,
 )
 from auditspan.extractors.environ import EnvironSource
-from auditspan.extractors.streams import CUT_SHORT, PlainStream, ending
+from auditspan.extractors.streams import CUT_SHORT, PlainStream
 from auditspan.facts import cut_short, http_facts, http_status
 from auditspan.spans import attributes_of
 
@@ -86,17 +86,18 @@ class WsgiSource(EnvironSource):
         """The server's REMOTE_USER, or whom repoze.who has identified."""
         environ = self.environ
         identity = environ.get(_IDENTITY) or {}
-        remote = text(environ.get("REMOTE_USER"))
-        name = remote or text(identity.get("repoze.who.userid"))
+        known = text(identity["repoze.who.userid"]) if "repoze.who.userid" in identity else ""
+        name = text(environ.get("REMOTE_USER")) or known
         if not name:
             return ANONYMOUS if _IDENTITY in environ else None
-        # With another name the groups would be somebody else's.
-        same = text(identity.get("repoze.who.userid")) == name
         session = self._session()
-        method = text(environ.get("AUTH_TYPE")).lower() or scheme_word(environ.get("HTTP_AUTHORIZATION", ""))
+        method = text(environ.get("AUTH_TYPE")).lower() if "AUTH_TYPE" in environ else ""
+        if not method and "HTTP_AUTHORIZATION" in environ:
+            method = scheme_word(environ["HTTP_AUTHORIZATION"])
         return Actor(
             name,
-            roles=texts(identity.get("groups") or ()) if same else (),
+            # With another name the groups would be somebody else's.
+            roles=texts(identity.get("groups") or ()) if known == name else (),
             session=session,
             auth_method=method or ("session" if session else ""),
         )
@@ -171,16 +172,16 @@ class _Request:
     def __init__(self, span: Any, state: OpenedSpan, source: WsgiSource, method: str) -> None:
         self._span, self._state, self._source = span, state, source
         self.method = method
-        self._end = ending(source, span, started=False)  # its span is open until then
 
     def ends(self, cut_short: str) -> None:
-        """The last of the response is about to be sent, or never will be."""
+        """The last of the response is about to be sent, or never will be; the span is open until then."""
         try:
-            passes = self._state.emitter.passes(self._span, self._state, self.method, self._source.status)
-        except Exception:  # noqa: BLE001 - as above
-            passes = False
-        if not passes:
-            self._end(cut_short)
+            self._source.cut_short = cut_short
+            emitter = self._state.emitter
+            if not emitter.passes(self._span, self._state, self.method, self._source.status):
+                emitter.concluding(self._span, self._state)
+        except Exception:  # noqa: BLE001 - inside the application's response
+            warn_once("look at the end of a WSGI response")
 
     def starts(self, status: str, headers: Sequence[tuple[str, str]]) -> None:
         """The application has called ``start_response``, perhaps again, because of an error."""
