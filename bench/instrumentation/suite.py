@@ -44,7 +44,7 @@ def run(settings: Settings) -> list[Case]:
     cases += _lines("hops")
     cases.append(_start_up(settings))
     cases += servers.cases(settings)
-    _say(settings, cases[-8:])
+    _say(settings, cases[-7:])
     return cases
 
 
