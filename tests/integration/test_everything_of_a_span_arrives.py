@@ -39,7 +39,8 @@ def sent_by_http(line, body: bytes) -> None:
 )
 @given(sent=otlp.requests)
 @pytest.mark.parametrize(
-    "send", [pytest.param(sent_by_grpc, id="grpc"), pytest.param(sent_by_http, id="http", marks=pytest.mark.long)]
+    "send",
+    [pytest.param(sent_by_grpc, id="grpc"), pytest.param(sent_by_http, id="http", marks=pytest.mark.long)],
 )
 def test_random_spans_come_back_from_sql_as_they_were_sent(running_line, send, sent):
     # One example may send what another sent, and the collector would know it again: a mark makes each its own.
