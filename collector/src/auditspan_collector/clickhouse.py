@@ -305,7 +305,16 @@ class ClickHouseClient:
     def insert_block(
         self, table: str, columns: Sequence[str], block: bytes, token: str, fmt: str = "RowBinary"
     ) -> None:
-        """Insert *block* (in ClickHouse's format *fmt*) into *table* of the configured database; on return it is stored.
+        """Insert *block* (in ClickHouse's format *fmt*) into *table* of the configured database; see `insert`."""
+        self.insert(self.insert_head(table, columns, fmt) + block, token)
+
+    def insert_head(self, table: str, columns: Sequence[str], fmt: str) -> bytes:
+        """What stands in front of a block for *table* of the configured database."""
+        name = f"{quote_identifier(self.config.database)}.{quote_identifier(table)}"
+        return f"INSERT INTO {name} ({', '.join(map(quote_identifier, columns))}) FORMAT {fmt}\n".encode()
+
+    def insert(self, body: bytes, token: str) -> None:
+        """Insert the block that stands in *body* behind its `insert_head`; on return it is stored.
 
         The server drops a block whose deduplication *token* it remembers, whatever the block holds; so a token
         must always stand for the same rows. On a cluster "stored" means by a quorum of replicas.
@@ -321,13 +330,8 @@ class ClickHouseClient:
         if self.config.cluster:
             settings |= {"insert_quorum": "auto", "distributed_foreground_insert": 1}
         with self._errors():
-            client.raw_insert(
-                f"{quote_identifier(self.config.database)}.{quote_identifier(table)}",
-                column_names=list(columns),
-                insert_block=block,
-                settings=settings,
-                fmt=fmt,
-            )
+            # Without a table the driver sends the body as it is; else it would copy it behind a head of its own.
+            client.raw_insert("", insert_block=body, settings=settings)
 
     def ping(self) -> None:
         """Return when the server answers and knows us; raises like a query otherwise."""

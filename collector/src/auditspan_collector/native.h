@@ -51,6 +51,87 @@ static inline void auditspan_copy_short(unsigned char *to, ptrdiff_t at, const u
     }
 }
 
+/* A part of a table's columns (columnar.py): *to* is where its next bytes go in its room, *limit* where that ends. The
+   room has AUDITSPAN_SLACK bytes more: a short piece is copied as if it were that long, where the rows go on for as
+   much, which takes no branch for each length. */
+typedef struct {
+    unsigned char *room, *to, *limit;
+    long long kind; /* of a value: so many bytes, or 0: a string */
+} auditspan_part;
+
+#define AUDITSPAN_SLACK 64
+#define AUDITSPAN_AHEAD 256 /* a row writes to more places than a core foresees; measured, a fourth less time */
+
+static inline void auditspan_part_begin(unsigned char *parts, ptrdiff_t part, PyObject *room, ptrdiff_t used,
+                                        ptrdiff_t size, ptrdiff_t kind)
+{
+    auditspan_part *its = (auditspan_part *)parts + part;
+    its->room = (unsigned char *)PyByteArray_AS_STRING(room);
+    its->to = its->room + used;
+    its->limit = its->room + size;
+    its->kind = kind;
+}
+
+static inline void auditspan_part_clear(unsigned char *parts, ptrdiff_t part)
+{
+    auditspan_part *its = (auditspan_part *)parts + part;
+    its->to = its->room;
+}
+
+static inline ptrdiff_t auditspan_part_size(const unsigned char *parts, ptrdiff_t part)
+{
+    const auditspan_part *its = (const auditspan_part *)parts + part;
+    return its->to - its->room;
+}
+
+/* Append the *size* bytes at *at* of rows[0:end]: 1 when there was room. */
+static inline int auditspan_append(unsigned char *parts, ptrdiff_t part, const unsigned char *rows, ptrdiff_t at,
+                                   ptrdiff_t size, ptrdiff_t end)
+{
+    auditspan_part *its = (auditspan_part *)parts + part;
+    unsigned char *to = its->to;
+    if (size > its->limit - to)
+        return 0;
+    if (size <= 32 && end - at >= 32)
+        memcpy(to, rows + at, 32);
+    else if (size <= AUDITSPAN_SLACK && end - at >= AUDITSPAN_SLACK)
+        memcpy(to, rows + at, AUDITSPAN_SLACK);
+    else
+        memcpy(to, rows + at, (size_t)size);
+    its->to = to + size;
+    __builtin_prefetch(to + AUDITSPAN_AHEAD, 1);
+    return 1;
+}
+
+/* Append the value at *at* of rows[0:end]; where it ends, or -1 when it must be looked at more closely. */
+static inline ptrdiff_t auditspan_take(unsigned char *parts, ptrdiff_t part, const unsigned char *rows, ptrdiff_t at,
+                                       ptrdiff_t end)
+{
+    ptrdiff_t size = ((const auditspan_part *)parts)[part].kind;
+    if (size == 0) {
+        if (at >= end || rows[at] >= 0x80)
+            return -1;
+        size = rows[at] + 1;
+    }
+    return size <= end - at && auditspan_append(parts, part, rows, at, size, end) ? at + size : -1;
+}
+
+/* Append the last *size* bytes once more: 1 when there was room. */
+static inline int auditspan_append_again(unsigned char *parts, ptrdiff_t part, ptrdiff_t size)
+{
+    auditspan_part *its = (auditspan_part *)parts + part;
+    if (size > its->limit - its->to)
+        return 0;
+    memcpy(its->to, its->to - size, (size_t)size);
+    its->to += size;
+    return 1;
+}
+
+static inline int auditspan_same(const unsigned char *rows, ptrdiff_t one, ptrdiff_t other, ptrdiff_t size)
+{
+    return memcmp(rows + one, rows + other, (size_t)size) == 0;
+}
+
 /* 64 bits of the 16 at keys[at] and a secret: both halves of a product. */
 static inline unsigned long long auditspan_mix(const unsigned char *keys, ptrdiff_t at, unsigned long long first,
                                                unsigned long long second)
@@ -95,6 +176,18 @@ static inline void auditspan_put_index(unsigned char *to, ptrdiff_t at, unsigned
     int i;
     for (i = 0; i < 8; i++)
         to[at + i] = (unsigned char)(index >> (8 * i));
+}
+
+/* Append *index*: 1 when there was room. */
+static inline int auditspan_append_index(unsigned char *parts, ptrdiff_t part, unsigned long long index)
+{
+    auditspan_part *its = (auditspan_part *)parts + part;
+    if (its->limit - its->to < 8)
+        return 0;
+    auditspan_put_index(its->to, 0, index);
+    __builtin_prefetch(its->to + AUDITSPAN_AHEAD, 1);
+    its->to += 8;
+    return 1;
 }
 
 typedef struct {

@@ -46,8 +46,10 @@ def tables(draw):
     """Columns of any types, and rows of them."""
     kinds = draw(st.lists(st.sampled_from(list(KINDS)), min_size=1, max_size=6))
     columns = [(f"c{at}", name, layout) for at, (name, layout) in enumerate(kinds)]
-    rows = draw(st.lists(st.tuples(*[KINDS[kind] for kind in kinds]).map(b"".join), max_size=5))
-    return columns, rows
+    # Of few values a column, so that some come again, with others and empty ones between.
+    pools = [draw(st.lists(KINDS[kind], min_size=1, max_size=3)) for kind in kinds]
+    row = st.tuples(*[st.sampled_from(pool) for pool in pools]).map(b"".join)
+    return columns, draw(st.lists(row, max_size=12))
 
 
 def golden_rows(stream: str) -> list[bytes]:
@@ -76,6 +78,38 @@ def test_one_object_makes_one_block_after_another(form):
     first = columns.block(b"\x01\x01x\x00", 2)
     assert columns.block(b"\x01\x01x\x00", 2) == first
     assert native_block.read(first)[1] == [b"\x01\x01x", b"\x00"]
+
+
+@both_forms
+def test_a_list_that_comes_again_later_or_in_part_is_told_from_the_one_before(form):
+    columns = form.Columns([("a", "Map(String, String)", (-2, 0, 0)), ("b", "Array(UInt8)", (-1, 1))])
+    maps = [b"\x01\x01k\x01v", b"\x00", b"\x01\x01k\x01v", b"\x02\x01k\x01v\x00\x00", b"\x01\x01k\x01w"]
+    numbers = [b"\x02\x01\x02", b"\x02\x01\x02", b"\x02\x01\x03", b"\x01\x01", b"\x01\x01"]
+    rows = [*map(bytes.__add__, maps, numbers)] * 3
+    for _ in range(2):
+        assert native_block.read(columns.block(b"".join(rows), len(rows)))[1] == rows
+
+
+@both_forms
+def test_the_last_row_may_begin_as_the_one_before_and_end_too_soon(form):
+    columns = form.Columns([("a", "Array(String)", (-1, 0))])
+    with pytest.raises(ValueError, match="byte 6: 3 bytes, where 2 are left"):
+        columns.block(b"\x01\x03abc\x01\x03ab", 2)
+
+
+@both_forms
+def test_a_block_of_any_size_fits_also_after_a_smaller_one(form):
+    columns = form.Columns([("a", "String", (0,)), ("b", "Array(String)", (-1, 0)), ("c", "UInt8", (1,))])
+    for size in (0, 31, 32, 33, 63, 64, 65, 127, 200, 5_000, 70_000, 64):
+        text = native_block.leb128(size) + bytes([size % 256]) * size
+        rows = [text + b"\x02" + text + b"\x01x" + b"\x07", b"\x00\x00\x08"] * 40
+        assert native_block.read(columns.block(b"".join(rows), len(rows)))[1] == rows
+
+
+@both_forms
+def test_a_block_stands_behind_what_is_to_be_in_front_of_it(form):
+    columns = form.Columns([("a", "UInt8", (1,))])
+    assert columns.block(b"\x07", 1, b"head\n") == b"head\n" + columns.block(b"\x07", 1)
 
 
 @both_forms

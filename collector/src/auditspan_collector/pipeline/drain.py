@@ -32,8 +32,10 @@ import msgspec
 from msgspec import Meta
 
 from auditspan_collector import crashpoint
+from auditspan_collector.columnar import Columns
 from auditspan_collector.errors import AuditspanError, CommandRefused, SpoolDamaged, StoreRejected
 from auditspan_collector.pipeline.insert import insert, insert_missing
+from auditspan_collector.schema import NATIVE_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +147,7 @@ class Drain:
         """
         self._spool = spool
         self._client = client
+        self._native = Columns(NATIVE_COLUMNS)
         self._prepare = prepare
         self._config = config or Config()
         self._metrics: DrainMetrics = metrics or NoDrainMetrics()
@@ -295,7 +298,7 @@ class Drain:
         if tried_before and self._may_be_forgotten(in_flight):
             insert_missing(self._client, batch)
         else:
-            insert(self._client, batch)
+            insert(self._client, batch, self._native)
         crashpoint.reach("drain.stored")
         self._spool.release(batch.last_index)
 

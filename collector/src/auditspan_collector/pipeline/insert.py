@@ -24,9 +24,12 @@ def token(batch: SealedBatch) -> str:
     return f"{batch.stream}:{batch.first_index}-{batch.last_index}:{batch.root.hex()}"
 
 
-def insert(client: ClickHouseClient, batch: SealedBatch) -> None:
-    """Insert *batch* as one block; the server drops it when it remembers its token. On return it is stored."""
-    _send(client, INSERT_COLUMNS, batch.rows, batch.count, token(batch))
+def insert(client: ClickHouseClient, batch: SealedBatch, native: Columns | None = None) -> None:
+    """Insert *batch* as one block; the server drops it when it remembers its token. On return it is stored.
+
+    *native* (Columns of NATIVE_COLUMNS) is for one thread, and keeps its room for the next call.
+    """
+    _send(client, INSERT_COLUMNS, batch.rows, batch.count, token(batch), native=native)
 
 
 def insert_missing(
@@ -72,12 +75,23 @@ def rows_of(batch: SealedBatch, indexes: Sequence[int]) -> bytes:
     return b"".join(parts)
 
 
-def _send(client: ClickHouseClient, columns: Sequence[str], rows: bytes, count: int, name: str) -> None:
-    block, fmt = rows, "RowBinary"
+def _send(
+    client: ClickHouseClient,
+    columns: Sequence[str],
+    rows: bytes,
+    count: int,
+    name: str,
+    *,
+    native: Columns | None = None,
+) -> None:
     # Interpreted, turning them costs more than it spares the store; rows of other columns come once in a restore.
     if COMPILED and tuple(columns) == INSERT_COLUMNS:
+        head = client.insert_head(TABLE, columns, "Native")
         try:
-            block, fmt = Columns(NATIVE_COLUMNS).block(rows, count), "Native"
+            body = (native or Columns(NATIVE_COLUMNS)).block(rows, count, head)
         except ValueError as error:
             log.error("%s: %s; sent as they are, for the server to refuse", name, error)  # noqa: TRY400
-    client.insert_block(TABLE, columns, block, name, fmt)
+        else:
+            client.insert(body, name)
+            return
+    client.insert_block(TABLE, columns, rows, name)
