@@ -132,6 +132,9 @@ static inline int auditspan_same(const unsigned char *rows, ptrdiff_t one, ptrdi
     return memcmp(rows + one, rows + other, (size_t)size) == 0;
 }
 
+/* Have memory[at] on its way into the cache. */
+static inline void auditspan_prefetch(const unsigned char *memory, ptrdiff_t at) { __builtin_prefetch(memory + at, 1); }
+
 /* 64 bits of the 16 at keys[at] and a secret: both halves of a product. */
 static inline unsigned long long auditspan_mix(const unsigned char *keys, ptrdiff_t at, unsigned long long first,
                                                unsigned long long second)
@@ -148,6 +151,28 @@ static inline int auditspan_same_key(const unsigned char *one, ptrdiff_t at, con
                                      ptrdiff_t begin)
 {
     return memcmp(one + at, other + begin, 16) == 0;
+}
+
+/* Whether two short pieces of *size* bytes are the same. */
+static inline int auditspan_equal(const unsigned char *one, ptrdiff_t at, const unsigned char *other, ptrdiff_t begin,
+                                  ptrdiff_t size)
+{
+    unsigned long long a, b, bits = 0;
+    one += at;
+    other += begin;
+    if (size < 8) {
+        for (ptrdiff_t i = 0; i < size; i++)
+            bits |= one[i] ^ other[i];
+        return bits == 0;
+    }
+    for (ptrdiff_t i = 0; i < size - 8; i += 8) {
+        memcpy(&a, one + i, 8);
+        memcpy(&b, other + i, 8);
+        bits |= a ^ b;
+    }
+    memcpy(&a, one + size - 8, 8); /* the last ones, some of them a second time */
+    memcpy(&b, other + size - 8, 8);
+    return (bits | (a ^ b)) == 0;
 }
 
 /* Whether no byte of text[begin:end] has its high bit set. */

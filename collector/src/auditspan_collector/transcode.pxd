@@ -4,6 +4,12 @@
 cimport cython
 
 cdef extern from "native.h":
+    void auditspan_copy_short(
+        unsigned char* to, Py_ssize_t at, const unsigned char* source, Py_ssize_t begin, Py_ssize_t count
+    ) noexcept
+    bint auditspan_equal(
+        const unsigned char* one, Py_ssize_t at, const unsigned char* other, Py_ssize_t begin, Py_ssize_t size
+    ) noexcept
     bint auditspan_is_ascii(const unsigned char* text, Py_ssize_t begin, Py_ssize_t end) noexcept
     bint auditspan_sha256_load(const char* library)
     bint auditspan_sha256_leaf(
@@ -14,14 +20,6 @@ cdef extern from "native.h":
         const unsigned char* begin, Py_ssize_t size, const unsigned char* body, Py_ssize_t a, Py_ssize_t a_size,
         Py_ssize_t b, Py_ssize_t b_size, unsigned char* digest
     ) noexcept
-
-cdef extern from *:
-    """
-    typedef unsigned char *__restrict__ auditspan_target;
-    typedef const unsigned char *__restrict__ auditspan_source;
-    """
-    ctypedef unsigned char* auditspan_target
-    ctypedef const unsigned char* auditspan_source
 
 ctypedef const unsigned char* Bytes
 ctypedef unsigned long long Number
@@ -141,10 +139,12 @@ cdef class Transcoder:
     cdef Py_ssize_t _find_heads(self) except -4
     @cython.locals(index=Py_ssize_t, heads=Py_ssize_t)
     cdef Py_ssize_t _leaf(self, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count) except -4
-    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, slot=Py_ssize_t)
+    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, place=Py_ssize_t, slot=Py_ssize_t)
     cdef Py_ssize_t _find_names(self, Py_ssize_t count) noexcept
-    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, place=Py_ssize_t, other=Py_ssize_t)
+    @cython.locals(i=Py_ssize_t, place=Py_ssize_t)
     cdef Py_ssize_t _repeats(self, Py_ssize_t low, Py_ssize_t high) noexcept
+    @cython.locals(begin=Py_ssize_t, end=Py_ssize_t, other=Py_ssize_t)
+    cdef bint _is_repeat(self, Py_ssize_t index, Py_ssize_t place) noexcept
     @cython.locals(pos=Py_ssize_t, end=Py_ssize_t)
     cdef Py_ssize_t _string(self, Py_ssize_t index) noexcept
     cdef bint _is_spool(self) noexcept
@@ -214,12 +214,8 @@ cdef class Transcoder:
     cdef int _maps(self, Py_ssize_t count) except -1
 
 
-@cython.locals(i=Py_ssize_t)
-cdef void _copy(
-    auditspan_target to, Py_ssize_t at, auditspan_source source, Py_ssize_t begin, Py_ssize_t count
-) noexcept
+cdef void _copy(unsigned char* to, Py_ssize_t at, Bytes source, Py_ssize_t begin, Py_ssize_t count) noexcept
 cdef Py_ssize_t _bucket_of(Bytes p, Py_ssize_t begin, Py_ssize_t end) noexcept
-@cython.locals(i=Py_ssize_t, bits=cython.uint)
 cdef bint _same(
     Bytes p, Py_ssize_t begin, Py_ssize_t size, Bytes q, Py_ssize_t low, Py_ssize_t high
 ) noexcept

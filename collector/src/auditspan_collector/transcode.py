@@ -257,8 +257,10 @@ class _Buffer:
 
 
 def _copy(to: bytearray, at: int, source: _Bytes, begin: int, count: int) -> None:
-    for i in range(count):
-        to[at + i] = source[begin + i]
+    if _COMPILED:
+        auditspan_copy_short(to, at, source, begin, count)  # type: ignore[name-defined] # noqa: F821
+    else:
+        to[at : at + count] = source[begin : begin + count]
 
 
 def _bucket_of(p: _Bytes, begin: int, end: int) -> int:
@@ -804,11 +806,14 @@ class Transcoder:
         """Note the first attribute of each name that matters; _ODD when a key repeats."""
         for i in range(self.slots):
             self.first[i] = -1
-        if self._repeats(0, count) < 0:
-            return _ODD
+        for i in range(_PLACES):
+            self.last_alike[i] = -1
         for i in range(count):
             begin, end = self.key_begin[i], self.key_end[i]
-            slot = self.bucket[_bucket_of(self.p, begin, end)]
+            place = _bucket_of(self.p, begin, end)
+            if self._is_repeat(i, place % _PLACES):
+                return _ODD
+            slot = self.bucket[place]
             while slot >= 0:
                 if _same(
                     self.p, begin, end - begin, self.names_p, self.name_begin[slot], self.name_end[slot]
@@ -823,15 +828,21 @@ class Transcoder:
         for i in range(_PLACES):
             self.last_alike[i] = -1
         for i in range(low, high):
-            begin, end = self.key_begin[i], self.key_end[i]
-            place = _bucket_of(self.p, begin, end) % _PLACES
-            other = self.last_alike[place]
-            self.next_alike[i] = other
-            self.last_alike[place] = i
-            while other >= 0:
-                if _same(self.p, begin, end - begin, self.p, self.key_begin[other], self.key_end[other]):
-                    return _ODD
-                other = self.next_alike[other]
+            place = _bucket_of(self.p, self.key_begin[i], self.key_end[i])
+            if self._is_repeat(i, place % _PLACES):
+                return _ODD
+        return 0
+
+    def _is_repeat(self, index: int, place: int) -> int:
+        """Whether the key of an attribute, which belongs at *place*, is that of one before it."""
+        begin, end = self.key_begin[index], self.key_end[index]
+        other = self.last_alike[place]
+        self.next_alike[index] = other
+        self.last_alike[place] = index
+        while other >= 0:
+            if _same(self.p, begin, end - begin, self.p, self.key_begin[other], self.key_end[other]):
+                return 1
+            other = self.next_alike[other]
         return 0
 
     def _string(self, index: int) -> int:
@@ -1454,10 +1465,9 @@ def _field(tag: bytes, content: bytes) -> bytes:
 def _same(p: _Bytes, begin: int, size: int, q: _Bytes, low: int, high: int) -> int:
     if size != high - low:
         return 0
-    bits = 0
-    for i in range(size):  # to the end, which lets the compiler take many at once
-        bits |= p[begin + i] ^ q[low + i]
-    return bits == 0
+    if _COMPILED:
+        return auditspan_equal(p, begin, q, low, size)  # type: ignore[name-defined, no-any-return] # noqa: F821
+    return p[begin : begin + size] == q[low:high]
 
 
 def _is_ascii(p: _Bytes, begin: int, size: int) -> int:
