@@ -8,6 +8,7 @@ cdef extern from "native.h":
     void auditspan_copy(
         unsigned char* to, Py_ssize_t at, const unsigned char* source, Py_ssize_t begin, Py_ssize_t count
     ) noexcept
+    void auditspan_prefetch(const unsigned char* memory, Py_ssize_t at) noexcept
     unsigned long long auditspan_mix(
         const unsigned char* keys, Py_ssize_t at, unsigned long long first, unsigned long long second
     ) noexcept
@@ -16,7 +17,7 @@ cdef extern from "native.h":
     ) noexcept
 
 cdef bint _COMPILED
-cdef Py_ssize_t _KEY, _PAIR, _SLOTS
+cdef Py_ssize_t _KEY, _PAIR, _SLOTS, _AHEAD
 cdef int _TAGGED, _TAG_SHIFT
 
 
@@ -30,6 +31,7 @@ cdef class Pairs:
     cdef Py_ssize_t _count, _mask
     cdef bytearray _tags, _held
 
+    cpdef clear(self)
     @cython.locals(slot=Py_ssize_t, tags="unsigned char *")
     cpdef bytes get(self, bytes key)
     @cython.locals(at=Py_ssize_t, tags="unsigned char *")
@@ -38,6 +40,8 @@ cdef class Pairs:
     cpdef bint add(self, bytes pairs)
     @cython.locals(at=Py_ssize_t)
     cpdef drop(self, bytes pairs)
+    @cython.locals(slot=Py_ssize_t, tags="unsigned char *", held="unsigned char *")
+    cdef int _foresee(self, bytes pairs, Py_ssize_t at) except -1
     @cython.locals(tag="unsigned char", slot=Py_ssize_t, tags="unsigned char *", held="unsigned char *")
     cdef Py_ssize_t _find(self, const unsigned char* keys, Py_ssize_t at, unsigned long long mixed) noexcept
     @cython.locals(mixed="unsigned long long", slot=Py_ssize_t)

@@ -16,7 +16,7 @@ SECRET = bytes(range(16))
 # Few different ones, so that they meet.
 keys = st.integers(0, 30).map(lambda number: number.to_bytes(16, "big"))
 some = st.lists(st.tuples(keys, st.binary(min_size=16, max_size=16)), max_size=6)
-steps = st.lists(st.tuples(st.sampled_from(["add", "drop", "has_any"]), some), max_size=40)
+steps = st.lists(st.tuples(st.sampled_from(["add", "add", "drop", "has_any", "clear"]), some), max_size=40)
 
 
 def joined(given):
@@ -39,6 +39,9 @@ def test_the_table_does_what_a_dict_does(form, steps):
             new = len(mine) == len(given_pairs) and not model.keys() & mine.keys()
             assert table.add(joined(given_pairs)) is new
             model |= mine if new else {}
+        elif step == "clear":
+            table.clear()
+            model = {}
         elif step == "drop":
             table.drop(joined(given_pairs))
             for key in mine:

@@ -32,6 +32,7 @@ class Window:
         self.most = most
         self._secret = secrets.token_bytes(16)
         self._known = Pairs(self._secret)
+        self._drafted = Pairs(self._secret)  # kept for its room
 
     def __len__(self) -> int:
         """Records that are remembered."""
@@ -45,8 +46,9 @@ class Window:
                 self._take(_pairs(key, stored))
 
     def draft(self) -> WindowDraft:
-        """What one commit does to it."""
-        return WindowDraft(self, self._known, Pairs(self._secret))
+        """What one commit does to it; there is one at a time."""
+        self._drafted.clear()
+        return WindowDraft(self, self._known, self._drafted)
 
     def apply(self, forgotten: list[bytes], added: list[bytes]) -> None:
         """Take over what a commit has written."""
