@@ -448,15 +448,16 @@ class _Sending:
         self._silence_limit_s = silence_limit_s
 
     def send(self, data: Any) -> None:
-        """A large body goes piece by piece. Raises TimeoutError when the server stops taking it."""
+        """A large body goes in as large pieces as the system takes. Raises TimeoutError when the server stops taking them."""
         send: Any = super().send  # type: ignore[misc]  # http.client's
         if not isinstance(data, bytes) or len(data) <= _CHUNK_BYTES:
             send(data)
             return
-        cast("Any", self).sock.settimeout(self._silence_limit_s)
-        view = memoryview(data)
-        for at in range(0, len(data), _CHUNK_BYTES):
-            send(view[at : at + _CHUNK_BYTES])
+        sock = cast("Any", self).sock
+        sock.settimeout(self._silence_limit_s)
+        left = memoryview(data)
+        while left:
+            left = left[sock.send(left) :]
 
 
 class _Connection(_Sending, HTTPConnection):

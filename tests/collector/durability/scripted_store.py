@@ -12,9 +12,13 @@ import threading
 from collections import deque
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from collector import native_block
+
+if TYPE_CHECKING:
+    import ssl
 
 INSERT = re.compile(rb"INSERT INTO `?audit`?\.`?records`? \(.*\) FORMAT (RowBinary|Native)\n")
 
@@ -161,9 +165,11 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def serve(store: Store, port: int = 0):
-    """Serve *store* on loopback; yields the port."""
+def serve(store: Store, port: int = 0, tls: ssl.SSLContext | None = None):
+    """Serve *store* on loopback, over *tls* if given; yields the port."""
     server = _Server(("127.0.0.1", port), _Handler)
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.store = store
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 
 import pytest
 from auditspan_collector.clickhouse import TRANSIENT_CODES, ClickHouseClient, Config
 from auditspan_collector.errors import AuditspanError, ConfigError, StoreRejected, StoreUnavailable
 from collector.durability.scripted_store import Store, serve
+from collector.service.otlp_peer import TLS_FILES
 
 QUESTION = "SELECT DISTINCT ledger_index FROM records WHERE ledger_stream = {stream:String} AND {first:UInt64} <= {last:UInt64}"
 VALUES = {"stream": "a secret value", "first": 0, "last": 9}
@@ -176,6 +178,18 @@ def test_an_insert_may_take_long_on_its_way_as_long_as_the_server_goes_on_taking
     patient.insert_block("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
     assert store.inserts == [("s:0-0:00", [0])]
     patient.close()
+
+
+def test_a_large_insert_goes_over_tls_whole(store):
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS_FILES / "server.pem", TLS_FILES / "server.key")
+    with serve(store, tls=context) as port:
+        client = ClickHouseClient(
+            Config(url=f"https://localhost:{port}", ca_file=str(TLS_FILES / "ca.pem"), insert_timeout_s=5)
+        )
+        client.insert_block("records", ("a", "b"), LARGE_ROW, "s:0-0:00")
+        client.close()
+    assert store.inserts == [("s:0-0:00", [0])]
 
 
 def test_a_server_that_stops_taking_an_insert_is_unavailable_after_the_time_limit_of_an_insert(store, client):
