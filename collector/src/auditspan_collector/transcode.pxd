@@ -100,7 +100,7 @@ cdef class Transcoder:
     cdef _Buffer texts, types, scratch
     cdef Py_ssize_t[::1] at, to, first
     cdef Number[::1] value
-    cdef Py_ssize_t[::1] key_begin, key_end, value_begin, value_end, text_at, text_size, kind
+    cdef Py_ssize_t[::1] key_begin, key_end, value_begin, value_end, text_at, text_size, kind, place
     cdef Py_ssize_t[::1] event_begin, event_end, link_begin, link_end
     cdef Py_ssize_t[::1] name_at, name_size, trace_at, span_at, dropped, flags
     cdef Py_ssize_t[::1] next_alike, last_alike
@@ -139,12 +139,10 @@ cdef class Transcoder:
     cdef Py_ssize_t _find_heads(self) except -4
     @cython.locals(index=Py_ssize_t, heads=Py_ssize_t)
     cdef Py_ssize_t _leaf(self, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t count) except -4
-    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, place=Py_ssize_t, slot=Py_ssize_t)
+    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, slot=Py_ssize_t)
     cdef Py_ssize_t _find_names(self, Py_ssize_t count) noexcept
-    @cython.locals(i=Py_ssize_t, place=Py_ssize_t)
+    @cython.locals(i=Py_ssize_t, begin=Py_ssize_t, end=Py_ssize_t, place=Py_ssize_t, other=Py_ssize_t)
     cdef Py_ssize_t _repeats(self, Py_ssize_t low, Py_ssize_t high) noexcept
-    @cython.locals(begin=Py_ssize_t, end=Py_ssize_t, other=Py_ssize_t)
-    cdef bint _is_repeat(self, Py_ssize_t index, Py_ssize_t place) noexcept
     @cython.locals(pos=Py_ssize_t, end=Py_ssize_t)
     cdef Py_ssize_t _string(self, Py_ssize_t index) noexcept
     cdef bint _is_spool(self) noexcept

@@ -303,7 +303,7 @@ class Transcoder:
         self.key_begin, self.key_end = _longs(_MAX_ATTRIBUTES), _longs(_MAX_ATTRIBUTES)
         self.value_begin, self.value_end = _longs(_MAX_ATTRIBUTES), _longs(_MAX_ATTRIBUTES)
         self.text_at, self.text_size = _longs(_MAX_ATTRIBUTES), _longs(_MAX_ATTRIBUTES)
-        self.kind = _longs(_MAX_ATTRIBUTES)
+        self.kind, self.place = _longs(_MAX_ATTRIBUTES), _longs(_MAX_ATTRIBUTES)
         self.event_begin, self.event_end = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
         self.link_begin, self.link_end = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
         self.name_at, self.name_size = _longs(_MAX_CHILDREN), _longs(_MAX_CHILDREN)
@@ -806,14 +806,11 @@ class Transcoder:
         """Note the first attribute of each name that matters; _ODD when a key repeats."""
         for i in range(self.slots):
             self.first[i] = -1
-        for i in range(_PLACES):
-            self.last_alike[i] = -1
+        if self._repeats(0, count) < 0:
+            return _ODD
         for i in range(count):
             begin, end = self.key_begin[i], self.key_end[i]
-            place = _bucket_of(self.p, begin, end)
-            if self._is_repeat(i, place % _PLACES):
-                return _ODD
-            slot = self.bucket[place]
+            slot = self.bucket[self.place[i]]
             while slot >= 0:
                 if _same(
                     self.p, begin, end - begin, self.names_p, self.name_begin[slot], self.name_end[slot]
@@ -824,25 +821,20 @@ class Transcoder:
         return 0
 
     def _repeats(self, low: int, high: int) -> int:
-        """_ODD when two of the attributes from *low* to *high* have one key."""
+        """_ODD when two of the attributes from *low* to *high* have one key. Notes the bucket of each."""
         for i in range(_PLACES):
             self.last_alike[i] = -1
         for i in range(low, high):
-            place = _bucket_of(self.p, self.key_begin[i], self.key_end[i])
-            if self._is_repeat(i, place % _PLACES):
-                return _ODD
-        return 0
-
-    def _is_repeat(self, index: int, place: int) -> int:
-        """Whether the key of an attribute, which belongs at *place*, is that of one before it."""
-        begin, end = self.key_begin[index], self.key_end[index]
-        other = self.last_alike[place]
-        self.next_alike[index] = other
-        self.last_alike[place] = index
-        while other >= 0:
-            if _same(self.p, begin, end - begin, self.p, self.key_begin[other], self.key_end[other]):
-                return 1
-            other = self.next_alike[other]
+            begin, end = self.key_begin[i], self.key_end[i]
+            self.place[i] = _bucket_of(self.p, begin, end)
+            place = self.place[i] % _PLACES
+            other = self.last_alike[place]
+            self.next_alike[i] = other
+            self.last_alike[place] = i
+            while other >= 0:
+                if _same(self.p, begin, end - begin, self.p, self.key_begin[other], self.key_end[other]):
+                    return _ODD
+                other = self.next_alike[other]
         return 0
 
     def _string(self, index: int) -> int:
