@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 COMPILED := $(VENV)/.compiled
 HOT_PATH := collector/setup.py $(addprefix collector/src/auditspan_collector/,\
 	transcode.py transcode.pxd sealing.py sealing.pxd columnar.py columnar.pxd pairs.py pairs.pxd native.h) \
-	instrumentation/setup.py instrumentation/src/auditspan/_packing.c
+	instrumentation/setup.py instrumentation/src/auditspan/_packing.c instrumentation/src/auditspan/_gate.c
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-long test-faults test-faults-services test-languages test-frameworks bench lint fuzz asan format proto clean
@@ -87,7 +87,7 @@ asan: $(STAMP) ## Run the tests and a short fuzz of what is compiled under Addre
 		build --build-base ../.asan/build --build-lib ../.asan
 	@cd instrumentation && AUDITSPAN_REQUIRE_COMPILED=1 AUDITSPAN_SANITIZE=1 ../$(BIN)/python setup.py --quiet \
 		build --build-base ../.asan/build-light --build-lib ../.asan
-	@$(ASAN) $(BIN)/python -m pytest -q tests/instrumentation/core/test_core_packing.py -k "not build and not compile"
+	@$(ASAN) $(BIN)/python -m pytest -q tests/instrumentation/core/test_core_packing.py tests/instrumentation/core/test_core_gate.py -k "not build and not compile"
 	@$(ASAN) $(BIN)/python -m pytest -q tests/collector/codec/test_both_paths_agree.py tests/collector/codec/test_sealing.py tests/collector/codec/test_columnar.py tests/collector/codec/test_pairs.py
 	@$(ASAN) $(BIN)/python tests/fuzz/differential.py --seconds $(SECONDS)
 

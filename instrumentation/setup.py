@@ -1,4 +1,6 @@
-"""Compile what a record's bytes are made with, and nothing else; everything that can be said without code is in pyproject.toml.
+"""Compile what a record's bytes are made with and what the SDK calls for each span, and nothing else.
+
+Everything that can be said without code is in pyproject.toml.
 
 Without a compiler the package installs and works all the same, and each record costs more. Set AUDITSPAN_REQUIRE_COMPILED=1
 where that would be a fault (images, CI): the build fails then. AUDITSPAN_SANITIZE=1 builds with AddressSanitizer, for
@@ -41,13 +43,14 @@ stable = not sysconfig.get_config_var("Py_GIL_DISABLED")
 setup(
     ext_modules=[
         Extension(
-            "auditspan._packing",
-            ["src/auditspan/_packing.c"],
+            f"auditspan.{name}",
+            [f"src/auditspan/{name}.c"],
             define_macros=[("Py_LIMITED_API", "0x030b0000")] if stable else [],
             py_limited_api=stable,
             extra_compile_args=sanitize,
             extra_link_args=sanitize[:1],
         )
+        for name in ("_packing", "_gate")
     ],
     options={"bdist_wheel": {"py_limited_api": "cp311"}} if stable else {},
     cmdclass={"build_ext": BuildOptional},

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from auditspan.told import Told
 
 _SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
-_UPSTREAM = otel_context.create_key("auditspan-upstream")
+UPSTREAM: Final = otel_context.create_key("auditspan-upstream")
 _KEPT = otel_context.create_key("auditspan-kept")
 _STATE = otel_context.create_key("auditspan-state")
 _ANNOUNCED: Final[ContextVar[Announced | None]] = ContextVar("auditspan-announced", default=None)
@@ -326,13 +326,13 @@ class OpenedSpan(AuditedSpan):
 
 def upstream(context: Context | None = None) -> Upstream:
     """The caller's ``audit-context`` in *context* (default: the current one), or an empty one."""
-    found = otel_context.get_value(_UPSTREAM, context)
+    found = otel_context.get_value(UPSTREAM, context)
     return found if isinstance(found, Upstream) else NO_UPSTREAM
 
 
 def with_upstream(value: Upstream, context: Context | None = None) -> Context:
     """*context* with *value* as the caller's ``audit-context``."""
-    return otel_context.set_value(_UPSTREAM, value, context)
+    return otel_context.set_value(UPSTREAM, value, context)
 
 
 def with_state(state: AuditedSpan, context: Context | None = None) -> Context:
@@ -454,6 +454,10 @@ class _Live:
     def remove(self, span_id: int) -> None:
         """It has ended."""
         self._open.pop(span_id, None)
+
+    def all_open(self) -> tuple[dict[int, AuditedSpan], int]:
+        """They themselves, by span id, and how many there may be."""
+        return self._open, _MAX_OPEN_SPANS
 
     def only(self, trace_id: int) -> AuditedSpan | None:
         """The outermost one that is open in the trace, None when there are several or none."""

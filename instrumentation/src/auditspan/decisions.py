@@ -37,11 +37,11 @@ class Decisions:
         self._rules = Rules() if rules is None else rules  # one with tables alone is false
         self.is_read_method: Final = ReadMethods(settings.grpc_read_methods)
         self._reads = tuple((pattern, glob(pattern)) for pattern in settings.reads)
-        self._chooses = bool(self._reads or self._rules)
+        self.chooses: Final = bool(self._reads or self._rules)  # otherwise a read is audited on no route
 
     def passes(self, method: str, status: int) -> bool:
         """Whether an HTTP request that is answered so is audited on no route; cheap, as most requests are such."""
-        return not self._chooses and method in SAFE_METHODS and 200 <= status < 300
+        return not self.chooses and method in SAFE_METHODS and 200 <= status < 300
 
     def asked_for(self, route: str) -> str:
         """The pattern of ``OTEL_AUDITSPAN_READS`` that fits *route* (parameters as ``{name}``); empty for none."""

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, TraceFlags
 
 from auditspan import attributes as names
-from auditspan import context, losses, set_by_hand
+from auditspan import context, gate, losses, set_by_hand
 from auditspan.context import Facts, OpenedSpan
 from auditspan.decisions import Decisions
 from auditspan.facts import http_method, http_status, may_change, span_facts
@@ -101,6 +101,11 @@ class AuditSpanProcessor(SpanProcessor):
         self._open_tally: Any = getattr(sink, "open_tally", None)
         self._sequences: dict[str, Sequence] = {}  # by emitter
         self.tracer: Tracer = trace.NoOpTracer()  # for the spans of records that the application begins
+        shorter = gate.doors(
+            self, self._plain.known, plain_reads=not self.decisions.chooses, failed=self._failed
+        )
+        if shorter is not None and type(self) is AuditSpanProcessor:
+            self.on_start, self.on_end = shorter  # type: ignore[method-assign]
 
     # -- OpenTelemetry's side
 
@@ -492,11 +497,13 @@ class AuditSpanProcessor(SpanProcessor):
         sequence = self._sequence()
         return sequence.place(sequence.next())
 
-    def _failed(self) -> None:
+    def _failed(self, error: Exception | None = None) -> None:
         # Once with its traceback: a defect of ours must be seen, and must not fill the service's log.
         if not self._warned:
             self._warned = True
-            _log.warning("Auditspan could not handle a span; the service is not affected", exc_info=True)
+            _log.warning(
+                "Auditspan could not handle a span; the service is not affected", exc_info=error or True
+            )
 
 
 def _refilled(state: AuditedSpan, attributes: dict[str, AnyValue]) -> dict[str, AnyValue]:

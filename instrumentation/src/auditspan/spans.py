@@ -82,16 +82,16 @@ class PlainKeys:
     """Tells whether attributes have none of ours among them, by remembering keys that are not."""
 
     def __init__(self) -> None:
-        self._known: set[str] = set()
+        self.known: Final[set[str]] = set()
 
     def __call__(self, attributes: Mapping[str, AnyValue]) -> bool:
         """Whether no key of *attributes* begins with ``audit.``."""
-        if self._known.issuperset(attributes):  # a tenth of looking at each key
+        if self.known.issuperset(attributes):  # a tenth of looking at each key
             return True
         plain = True
         for key in list(attributes):
             if key.startswith(names.PREFIX):
                 plain = False
-            elif len(self._known) < _MAX_KNOWN_KEYS:
-                self._known.add(key)
+            elif len(self.known) < _MAX_KNOWN_KEYS and type(key) is str:
+                self.known.add(key)
         return plain

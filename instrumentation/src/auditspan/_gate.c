@@ -1,0 +1,450 @@
+/* HOT PATH: what the SDK calls for each span, for spans that leave no record or are not told apart yet.
+
+   gate.py says when this is used and what it is given; processor.py is the definition. Whatever is not plain here (an
+   attribute's key that is not known to be nobody's of ours, a rule, a caller's audit-context, a span around this one) is
+   left to processor.py before anything was changed. No exception of this file's own making leaves it.
+
+   Each function's constants stand in the tuple that is its self, so that no state of this module is shared by
+   interpreters. */
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+/* gate.py makes the tuple in this order. */
+enum {
+    STARTS, ENDS, SERVER, CONSUMER, LIVE, MOST_LIVE, KNOWN, STATE, EMITTER, SPAN_KEY, UPSTREAM_KEY, CURRENT, SAFE,
+    PLAIN_READS, FAILED, SLOT,
+    N_KIND, N_ATTRIBUTES, N_DICT, N_CONTEXT, N_PARENT, N_GET, N_SPAN_CONTEXT, N_EMITTER, N_ORIGIN, N_ENTRY, N_CERTAIN,
+    N_WANTED, N_HELD, N_JUDGED, N_WRITTEN, N_ENDED, N_SOURCE, N_LET_GO, K_METHOD, K_METHOD_OLD, K_STATUS, K_STATUS_OLD,
+    CONSTANTS
+};
+
+enum { UNDECIDED = 0, DONE = 1 };
+
+#define C(which) PyTuple_GetItem(self, which) /* borrowed */
+
+/* The dict in which *span* has its attributes, a new reference; NULL without an exception where it is another thing. */
+static PyObject *attributes_of(PyObject *self, PyObject *span)
+{
+    PyObject *found = NULL, *bounded = PyObject_GetAttr(span, C(N_ATTRIBUTES));
+    if (bounded != NULL) {
+        found = PyObject_GetAttr(bounded, C(N_DICT));
+        Py_DECREF(bounded);
+    }
+    if (found == NULL || !PyDict_CheckExact(found)) {
+        PyErr_Clear();
+        Py_XDECREF(found);
+        return NULL;
+    }
+    return found;
+}
+
+/* Whether all keys are known to be none of ours. */
+static int plain(PyObject *self, PyObject *attributes)
+{
+    PyObject *key, *value, *known = C(KNOWN);
+    Py_ssize_t place = 0;
+    while (PyDict_Next(attributes, &place, &key, &value))
+        if (!PyUnicode_CheckExact(key) || PySet_Contains(known, key) != 1) {
+            PyErr_Clear();
+            return 0;
+        }
+    return 1;
+}
+
+/* The value under one of two names, borrowed; NULL where there is none that counts. */
+static PyObject *either(PyObject *self, PyObject *attributes, int first, int second)
+{
+    PyObject *found = PyDict_GetItemWithError(attributes, C(first));
+    if (found == NULL || PyObject_IsTrue(found) != 1)
+        found = PyDict_GetItemWithError(attributes, C(second));
+    return found;
+}
+
+/* 1 or 0 for a truth, -1 for anything else. */
+static int truth(PyObject *state, PyObject *name)
+{
+    PyObject *found = PyObject_GetAttr(state, name);
+    int answer = found == Py_True ? 1 : found == Py_False ? 0 : -1;
+    if (found == NULL)
+        PyErr_Clear();
+    Py_XDECREF(found);
+    return answer;
+}
+
+/* Whether nothing that counts is around an entry span: no audit-context, no span of this process. */
+static int alone(PyObject *self, PyObject *span, PyObject *origin)
+{
+    PyObject *parent;
+    int answer;
+    if (!PyDict_Check(origin))
+        return 0;
+    if (PyDict_Size(origin) == 0)
+        return 1;
+    if (PyDict_GetItemWithError(origin, C(UPSTREAM_KEY)) != NULL || PyErr_Occurred())
+        return 0;
+    parent = PyObject_GetAttr(span, C(N_PARENT));
+    if (parent == NULL)
+        return 0;
+    answer = parent == Py_None || (PyTuple_Check(parent) && PyTuple_Size(parent) > 2 &&
+                                   PyTuple_GetItem(parent, 2) == Py_True); /* SpanContext.is_remote */
+    Py_DECREF(parent);
+    return answer;
+}
+
+/* A state as OpenedSpan's __init__ leaves it, or NULL with an exception. */
+static PyObject *new_state(PyObject *self, PyObject *ids, PyObject *origin, int certain)
+{
+    PyTypeObject *type = (PyTypeObject *)C(STATE);
+    newfunc make = (newfunc)PyType_GetSlot(type, Py_tp_new);
+    PyObject *nothing = PyTuple_New(0), *state;
+    if (nothing == NULL)
+        return NULL;
+    state = make(type, nothing, NULL);
+    Py_DECREF(nothing);
+    if (state == NULL)
+        return NULL;
+    if (PyObject_SetAttr(state, C(N_SPAN_CONTEXT), ids) < 0 || PyObject_SetAttr(state, C(N_EMITTER), C(EMITTER)) < 0 ||
+        PyObject_SetAttr(state, C(N_ORIGIN), origin) < 0 || PyObject_SetAttr(state, C(N_ENTRY), Py_True) < 0 ||
+        (certain && PyObject_SetAttr(state, C(N_CERTAIN), Py_True) < 0)) {
+        Py_DECREF(state);
+        return NULL;
+    }
+    return state;
+}
+
+/* A server span of HTTP that nothing is around. */
+static int enter(PyObject *self, PyObject *span, PyObject *origin, PyObject *attributes)
+{
+    PyObject *method, *ids, *state, *live = C(LIVE);
+    int certain, answer = UNDECIDED;
+    if (C(PLAIN_READS) != Py_True || !alone(self, span, origin) || !plain(self, attributes) ||
+        PyDict_Size(live) >= PyLong_AsSsize_t(C(MOST_LIVE)))
+        return UNDECIDED;
+    method = either(self, attributes, K_METHOD, K_METHOD_OLD);
+    if (method == NULL || !PyUnicode_CheckExact(method))
+        return UNDECIDED;
+    certain = PySet_Contains(C(SAFE), method) != 1;
+    ids = PyObject_GetAttr(span, C(N_CONTEXT));
+    if (ids == NULL)
+        return UNDECIDED;
+    if (PyTuple_Check(ids) && PyTuple_Size(ids) > 1) {
+        state = new_state(self, ids, origin, certain);
+        if (state != NULL) {
+            if (PyObject_SetAttr(span, C(SLOT), state) == 0 && PyDict_SetItem(live, PyTuple_GetItem(ids, 1), state) == 0)
+                answer = DONE;
+            Py_DECREF(state);
+        }
+    }
+    Py_DECREF(ids);
+    return answer;
+}
+
+/* A span right inside one that has a state. */
+static int inherit(PyObject *self, PyObject *span, PyObject *origin, PyObject *attributes)
+{
+    PyObject *around, *state;
+    int answer = UNDECIDED;
+    if (!PyDict_Check(origin) || !plain(self, attributes))
+        return UNDECIDED;
+    around = PyDict_GetItemWithError(origin, C(SPAN_KEY));
+    if (around == NULL)
+        return UNDECIDED;
+    Py_INCREF(around);
+    state = PyObject_GetAttr(around, C(SLOT));
+    Py_DECREF(around);
+    if (state == NULL)
+        return UNDECIDED;
+    if (state != Py_None && PyObject_SetAttr(span, C(SLOT), state) == 0)
+        answer = DONE;
+    Py_DECREF(state);
+    return answer;
+}
+
+static int starts(PyObject *self, PyObject *span, PyObject *context)
+{
+    PyObject *kind = PyObject_GetAttr(span, C(N_KIND)), *attributes = NULL, *origin = NULL;
+    int answer = UNDECIDED;
+    if (kind != NULL && kind != C(CONSUMER) && (attributes = attributes_of(self, span)) != NULL) {
+        if (context != Py_None) {
+            origin = context;
+            Py_INCREF(origin);
+        } else {
+            origin = PyObject_CallMethodObjArgs(C(CURRENT), C(N_GET), NULL);
+        }
+        if (origin != NULL)
+            answer = kind == C(SERVER) ? enter(self, span, origin, attributes) : inherit(self, span, origin, attributes);
+    }
+    if (PyErr_Occurred())
+        PyErr_Clear();
+    Py_XDECREF(origin);
+    Py_XDECREF(attributes);
+    Py_XDECREF(kind);
+    return answer;
+}
+
+PyDoc_STRVAR(on_start_doc, "on_start($self, span, parent_context=None, /)\n--\n\nAs AuditSpanProcessor.on_start.");
+
+static PyObject *on_start(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    Py_ssize_t all = count + (keywords == NULL ? 0 : PyTuple_Size(keywords));
+    PyObject *context = all > 1 ? arguments[1] : Py_None;
+    if (all < 1 || all > 2 || count < 1) { /* the SDK names the second one parent_context */
+        PyErr_SetString(PyExc_TypeError, "on_start takes a span and its parent_context");
+        return NULL;
+    }
+    if (starts(self, arguments[0], context) == DONE)
+        Py_RETURN_NONE;
+    return PyObject_CallFunctionObjArgs(C(STARTS), arguments[0], context, NULL);
+}
+
+/* Whether an answered request that nobody asked about is plainly no record. */
+static int passes(PyObject *self, PyObject *span)
+{
+    PyObject *attributes = attributes_of(self, span), *method, *status;
+    int answer = 0, overflow;
+    long code;
+    if (attributes == NULL)
+        return 0;
+    method = either(self, attributes, K_METHOD, K_METHOD_OLD);
+    if (method != NULL && PyUnicode_CheckExact(method) && PySet_Contains(C(SAFE), method) == 1) {
+        status = either(self, attributes, K_STATUS, K_STATUS_OLD);
+        if (status != NULL && PyLong_CheckExact(status)) {
+            code = PyLong_AsLongAndOverflow(status, &overflow);
+            answer = !overflow && code >= 200 && code < 300 && plain(self, attributes);
+        }
+    }
+    Py_DECREF(attributes);
+    return answer;
+}
+
+/* The request is over and what was to be written is: forget it. */
+static int over(PyObject *self, PyObject *state, PyObject *id, PyObject *source)
+{
+    PyObject *let_go, *answer, *type, *error, *trace;
+    if (PyDict_DelItem(C(LIVE), id) < 0 || PyObject_SetAttr(state, C(N_ENDED), Py_True) < 0)
+        PyErr_Clear();
+    if (source == Py_None)
+        return DONE;
+    let_go = PyObject_GetAttr(source, C(N_LET_GO));
+    if (let_go == NULL) {
+        PyErr_Clear(); /* it has none, which most have */
+        return DONE;
+    }
+    answer = PyObject_CallFunctionObjArgs(let_go, NULL);
+    Py_DECREF(let_go);
+    if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
+        PyErr_Fetch(&type, &error, &trace);
+        PyErr_NormalizeException(&type, &error, &trace);
+        answer = PyObject_CallFunctionObjArgs(C(FAILED), error == NULL ? Py_None : error, NULL);
+        Py_XDECREF(type);
+        Py_XDECREF(error);
+        Py_XDECREF(trace);
+    }
+    if (answer == NULL)
+        return -1; /* KeyboardInterrupt and its like are the application's */
+    Py_DECREF(answer);
+    return DONE;
+}
+
+static int ends(PyObject *self, PyObject *span, PyObject *state, PyObject *id)
+{
+    PyObject *source = NULL;
+    int wanted = truth(state, C(N_WANTED)), certain = truth(state, C(N_CERTAIN)), answer = UNDECIDED;
+    int written = truth(state, C(N_WRITTEN)), judged = truth(state, C(N_JUDGED)), finished;
+    if (truth(state, C(N_HELD)) != 0 || wanted < 0 || certain < 0)
+        return UNDECIDED;
+    source = PyObject_GetAttr(state, C(N_SOURCE));
+    if (source == NULL) {
+        PyErr_Clear();
+        return UNDECIDED;
+    }
+    finished = written == 1 || (judged == 1 && !wanted && !certain);
+    if (!finished && source == Py_None && C(PLAIN_READS) == Py_True && !wanted && !certain && written == 0 &&
+        truth(state, C(N_ENTRY)) == 1 && passes(self, span)) {
+        if (PyObject_SetAttr(state, C(N_JUDGED), Py_True) < 0)
+            PyErr_Clear();
+        finished = 1;
+    }
+    if (PyErr_Occurred())
+        PyErr_Clear();
+    if (finished)
+        answer = over(self, state, id, source);
+    Py_DECREF(source);
+    return answer;
+}
+
+PyDoc_STRVAR(on_end_doc, "on_end($self, span, /)\n--\n\nAs AuditSpanProcessor.on_end.");
+
+static PyObject *on_end(PyObject *self, PyObject *span)
+{
+    PyObject *ids = PyObject_GetAttr(span, C(N_CONTEXT)), *id, *state, *emitter;
+    int answer = UNDECIDED;
+    if (ids != NULL && PyTuple_Check(ids) && PyTuple_Size(ids) > 1) {
+        id = PyTuple_GetItem(ids, 1);
+        state = PyDict_GetItemWithError(C(LIVE), id);
+        if (state == NULL) {
+            if (!PyErr_Occurred())
+                answer = DONE; /* most spans are inside of others' */
+        } else {
+            Py_INCREF(state);
+            emitter = PyObject_GetAttr(state, C(N_EMITTER));
+            if (emitter != NULL)
+                answer = emitter == C(EMITTER) ? ends(self, span, state, id) : DONE;
+            Py_XDECREF(emitter);
+            Py_DECREF(state);
+        }
+    }
+    Py_XDECREF(ids);
+    if (answer < 0)
+        return NULL;
+    PyErr_Clear();
+    if (answer == DONE)
+        Py_RETURN_NONE;
+    return PyObject_CallFunctionObjArgs(C(ENDS), span, NULL);
+}
+
+static PyMethodDef on_start_def = {"on_start", (PyCFunction)(void (*)(void))on_start, METH_FASTCALL | METH_KEYWORDS,
+                                   on_start_doc};
+static PyMethodDef on_end_def = {"on_end", on_end, METH_O, on_end_doc};
+
+/* -- several span processors */
+
+/* gate.py makes the list in this order; REST is (processor, its class's function) for each of those in SEEN. */
+enum { SEVERAL, SEEN, REST, LEARN, NAME, PROCESSORS };
+
+/* As the SDK calls it: the context, where there is one, goes by its name. */
+static PyObject *call(PyObject *processor, PyObject *name, PyObject *span, PyObject *context)
+{
+    PyObject *method = PyObject_GetAttr(processor, name), *positional, *named, *answer = NULL;
+    if (method == NULL)
+        return NULL;
+    if (context == NULL)
+        answer = PyObject_CallFunctionObjArgs(method, span, NULL);
+    else if (PyCFunction_Check(method) && PyCFunction_GetFunction(method) == on_start_def.ml_meth)
+        answer = PyObject_CallFunctionObjArgs(method, span, context, NULL);
+    else {
+        positional = PyTuple_Pack(1, span);
+        named = PyDict_New();
+        if (positional != NULL && named != NULL && PyDict_SetItemString(named, "parent_context", context) == 0)
+            answer = PyObject_Call(method, positional, named);
+        Py_XDECREF(positional);
+        Py_XDECREF(named);
+    }
+    Py_DECREF(method);
+    return answer;
+}
+
+/* Call the method NAME of each processor of SEVERAL in turn, but for those whose class leaves it empty. */
+static PyObject *tell(PyObject *self, PyObject *span, PyObject *context)
+{
+    PyObject *name = PyList_GetItem(self, NAME), *rest, *one, *answer, *function, *processor;
+    PyObject *processors = PyObject_GetAttr(PyList_GetItem(self, SEVERAL), PyList_GetItem(self, PROCESSORS));
+    Py_ssize_t place;
+    if (processors == NULL)
+        return NULL;
+    if (processors != PyList_GetItem(self, SEEN)) {
+        answer = PyObject_CallFunctionObjArgs(PyList_GetItem(self, LEARN), self, processors, NULL);
+        if (answer == NULL) {
+            Py_DECREF(processors);
+            return NULL;
+        }
+        Py_DECREF(answer);
+    }
+    Py_DECREF(processors);
+    rest = PyList_GetItem(self, REST);
+    Py_INCREF(rest); /* another thread may learn anew */
+    for (place = 0; place < PyTuple_Size(rest); place++) {
+        one = PyTuple_GetItem(rest, place);
+        processor = PyTuple_GetItem(one, 0);
+        if (PyTuple_GetItem(one, 1) != Py_None) { /* empty, unless somebody has put another in its place */
+            function = PyObject_GetAttr((PyObject *)Py_TYPE(processor), name);
+            if (function == PyTuple_GetItem(one, 1)) {
+                Py_DECREF(function);
+                continue;
+            }
+            PyErr_Clear();
+            Py_XDECREF(function);
+        }
+        answer = call(processor, name, span, context);
+        if (answer == NULL) {
+            Py_DECREF(rest);
+            return NULL;
+        }
+        Py_DECREF(answer);
+    }
+    Py_DECREF(rest);
+    Py_RETURN_NONE;
+}
+
+static PyObject *tell_start(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    Py_ssize_t all = count + (keywords == NULL ? 0 : PyTuple_Size(keywords));
+    if (all < 1 || all > 2 || count < 1) {
+        PyErr_SetString(PyExc_TypeError, "on_start takes a span and its parent_context");
+        return NULL;
+    }
+    return tell(self, arguments[0], all > 1 ? arguments[1] : Py_None);
+}
+
+static PyObject *tell_end(PyObject *self, PyObject *span) { return tell(self, span, NULL); }
+
+/* -- the module */
+
+static PyMethodDef tell_start_def = {"on_start", (PyCFunction)(void (*)(void))tell_start, METH_FASTCALL | METH_KEYWORDS,
+                                     NULL};
+static PyMethodDef tell_end_def = {"on_end", tell_end, METH_O, NULL};
+
+static PyObject *pair(PyMethodDef *first, PyMethodDef *second, PyObject *self)
+{
+    PyObject *one = PyCFunction_NewEx(first, self, NULL), *two = PyCFunction_NewEx(second, self, NULL);
+    PyObject *answer = one == NULL || two == NULL ? NULL : PyTuple_Pack(2, one, two);
+    Py_XDECREF(one);
+    Py_XDECREF(two);
+    return answer;
+}
+
+PyDoc_STRVAR(gate_doc, "gate($module, constants, /)\n--\n\non_start and on_end of a processor.");
+
+static PyObject *gate(PyObject *module, PyObject *constants)
+{
+    (void)module;
+    if (!PyTuple_CheckExact(constants) || PyTuple_Size(constants) != CONSTANTS ||
+        !PyDict_CheckExact(PyTuple_GetItem(constants, LIVE)) || !PyType_Check(PyTuple_GetItem(constants, STATE))) {
+        PyErr_SetString(PyExc_TypeError, "gate takes the tuple that gate.py makes");
+        return NULL;
+    }
+    return pair(&on_start_def, &on_end_def, constants);
+}
+
+PyDoc_STRVAR(telling_doc, "telling($module, what, /)\n--\n\nTells several processors: called with a span and a context, "
+                          "and with a span.");
+
+static PyObject *telling(PyObject *module, PyObject *what)
+{
+    (void)module;
+    if (!PyList_CheckExact(what) || PyList_Size(what) != PROCESSORS + 1) {
+        PyErr_SetString(PyExc_TypeError, "telling takes the list that gate.py makes");
+        return NULL;
+    }
+    return pair(&tell_start_def, &tell_end_def, what);
+}
+
+static PyMethodDef methods[] = {
+    {"gate", gate, METH_O, gate_doc},
+    {"telling", telling, METH_O, telling_doc},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot slots[] = {
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+    {0, NULL},
+};
+
+static struct PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_gate", "What the SDK calls for each span; see _gate.c.", 0, methods, slots, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__gate(void) { return PyModuleDef_Init(&module); }
