@@ -49,7 +49,9 @@ class Told:
         target_id = facts.target_id
         encoded = action_bytes + actor_bytes + _RECORD_ID_HEAD + record_id
         if target_id:
-            encoded += _attribute(_TARGET_ID, target_id)
+            raw = target_id.encode("utf-8", "replace")
+            size = len(raw)
+            encoded += _TARGET_ID_HEADS[size] + raw if size < _SHORT_ID else _attribute(_TARGET_ID, target_id)
         upstream = state.upstream
         parent = state.parent_record() if state.parent is not None else upstream.parent_span_id
         if parent:
@@ -167,5 +169,9 @@ def _part(attributes: dict[str, AnyValue]) -> _Part:
     return said, b"".join([_attribute(key, value) for key, value in said.items()])
 
 
+_SHORT_ID: Final = 64  # bytes
+_TARGET_ID_HEADS: Final = [
+    _attribute(_TARGET_ID, " " * size)[: -size or None] for size in range(_SHORT_ID)
+]  # by the length
 # Of a UUID, whose text always has 36 characters.
 _RECORD_ID_HEAD: Final = _attribute(names.RECORD_ID, " " * 36)[:-36]

@@ -53,7 +53,7 @@ def instrument(instrumentor: str, arguments: dict[str, Any]) -> tuple[dict[str, 
     hooked = {
         **arguments,
         "server_request_hook": chain(arguments.get("server_request_hook"), _request, raises=False),
-        "client_request_hook": chain(arguments.get("client_request_hook"), _receive),
+        "client_request_hook": chain(arguments.get("client_request_hook"), _receive, raises=False),
         "client_response_hook": chain(arguments.get("client_response_hook"), _response, raises=False),
     }
 
@@ -182,7 +182,7 @@ class AsgiSource:
         if not self.denied and state.emitter.passes(self._span, state, self._scope["method"], status):
             return
         # Where the length is known the body follows at once, so all is looked at then; otherwise it may never come.
-        if not _header(headers, b"content-length"):
+        if b"content-length" not in dict(headers):
             self._respond(state)
 
     def _respond(self, state: OpenedSpan) -> None:
@@ -261,17 +261,28 @@ def _response(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
 
 
 def _receive(_: Any, scope: Scope, message: MutableMapping[str, Any]) -> None:
-    if message.get("type") == "http.disconnect":
+    try:
+        kind = message["type"]
+        if kind == "http.request":
+            return
         source = scope.get(_SOURCE)
-        if isinstance(source, AsgiSource) and not source.complete:
-            source.gone = True
-    elif message.get("type") == "websocket.disconnect":
-        source = scope.get(_SOURCE)
-        if isinstance(source, AsgiSource):
+        if not isinstance(source, AsgiSource):
+            return
+        if kind == "http.disconnect":
+            if not source.complete:
+                source.gone = True
+        elif kind == "websocket.disconnect":
             source.receives(message)
+    except Exception:  # noqa: BLE001 - as above
+        warn_once("ASGI's receive hook")
 
 
 def _header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> str:
+    if type(headers) is list:
+        # Without a line of Python for each of those that most requests have, which servers give in small letters.
+        there = dict(headers)
+        if name not in there and b"".join(there).islower():
+            return ""
     size = len(name)
     for key, value in headers:
         if len(key) == size and key.lower() == name:

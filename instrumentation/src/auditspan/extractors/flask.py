@@ -79,7 +79,9 @@ class FlaskSource(EnvironSource):
 
     def let_go(self) -> None:
         """Keep what says who acted, without the request: its environment leads back here by way of the span."""
-        self.environ = {key: self.environ[key] for key in _WHO if key in self.environ}
+        environ = self.environ
+        named = "REMOTE_USER" in environ or "HTTP_AUTHORIZATION" in environ
+        self.environ = {key: environ[key] for key in _WHO if key in environ} if named else {}
         self.request = None
 
     def actor(self) -> Actor | None:
