@@ -12,7 +12,7 @@
 
 /* gate.py makes the tuple in this order. */
 enum {
-    STARTS, ENDS, SERVER, CONSUMER, LIVE, MOST_LIVE, KNOWN, STATE, EMITTER, SPAN_KEY, UPSTREAM_KEY, CURRENT, SAFE,
+    STARTS, ENDS, PASSES, SERVER, CONSUMER, LIVE, MOST_LIVE, KNOWN, STATE, EMITTER, SPAN_KEY, UPSTREAM_KEY, CURRENT, SAFE,
     PLAIN_READS, FAILED, SLOT,
     N_KIND, N_ATTRIBUTES, N_DICT, N_CONTEXT, N_PARENT, N_GET, N_SPAN_CONTEXT, N_EMITTER, N_ORIGIN, N_ENTRY, N_CERTAIN,
     N_WANTED, N_HELD, N_JUDGED, N_WRITTEN, N_ENDED, N_SOURCE, N_LET_GO, K_METHOD, K_METHOD_OLD, K_STATUS, K_STATUS_OLD,
@@ -218,6 +218,34 @@ static int passes(PyObject *self, PyObject *span)
     return answer;
 }
 
+PyDoc_STRVAR(passes_doc, "passes($self, span, state, method, status, /)\n--\n\nAs AuditSpanProcessor.passes.");
+
+static PyObject *told_passes(PyObject *self, PyObject *const *arguments, Py_ssize_t count)
+{
+    PyObject *state, *method, *attributes;
+    int overflow = 0, answer = 0;
+    long code;
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "passes takes a span, its state, a method and a status");
+        return NULL;
+    }
+    state = arguments[1], method = arguments[2];
+    if (C(PLAIN_READS) != Py_True || !PyUnicode_CheckExact(method) || !PyLong_CheckExact(arguments[3]))
+        return PyObject_CallFunctionObjArgs(C(PASSES), arguments[0], state, method, arguments[3], NULL);
+    code = PyLong_AsLongAndOverflow(arguments[3], &overflow);
+    if (overflow || code < 200 || code >= 300 || PySet_Contains(C(SAFE), method) != 1)
+        Py_RETURN_FALSE;
+    if (truth(state, C(N_WANTED)) == 0 && truth(state, C(N_CERTAIN)) == 0 && truth(state, C(N_HELD)) == 0 &&
+        (attributes = attributes_of(self, arguments[0])) != NULL) {
+        answer = plain(self, attributes) && PyObject_SetAttr(state, C(N_JUDGED), Py_True) == 0;
+        Py_DECREF(attributes);
+    }
+    PyErr_Clear();
+    if (answer)
+        Py_RETURN_TRUE;
+    return PyObject_CallFunctionObjArgs(C(PASSES), arguments[0], state, method, arguments[3], NULL);
+}
+
 /* The request is over and what was to be written is: forget it. */
 static int over(PyObject *self, PyObject *state, PyObject *id, PyObject *source)
 {
@@ -306,6 +334,7 @@ static PyObject *on_end(PyObject *self, PyObject *span)
 
 static PyMethodDef on_start_def = {"on_start", (PyCFunction)(void (*)(void))on_start, METH_FASTCALL | METH_KEYWORDS,
                                    on_start_doc};
+static PyMethodDef passes_def = {"passes", (PyCFunction)(void (*)(void))told_passes, METH_FASTCALL, passes_doc};
 static PyMethodDef on_end_def = {"on_end", on_end, METH_O, on_end_doc};
 
 /* -- several span processors */
@@ -404,17 +433,25 @@ static PyObject *pair(PyMethodDef *first, PyMethodDef *second, PyObject *self)
     return answer;
 }
 
-PyDoc_STRVAR(gate_doc, "gate($module, constants, /)\n--\n\non_start and on_end of a processor.");
+PyDoc_STRVAR(gate_doc, "gate($module, constants, /)\n--\n\non_start, on_end and passes of a processor.");
 
 static PyObject *gate(PyObject *module, PyObject *constants)
 {
+    PyObject *doors, *passing, *answer;
     (void)module;
     if (!PyTuple_CheckExact(constants) || PyTuple_Size(constants) != CONSTANTS ||
         !PyDict_CheckExact(PyTuple_GetItem(constants, LIVE)) || !PyType_Check(PyTuple_GetItem(constants, STATE))) {
         PyErr_SetString(PyExc_TypeError, "gate takes the tuple that gate.py makes");
         return NULL;
     }
-    return pair(&on_start_def, &on_end_def, constants);
+    doors = pair(&on_start_def, &on_end_def, constants);
+    passing = PyCFunction_NewEx(&passes_def, constants, NULL);
+    answer = doors == NULL || passing == NULL
+                 ? NULL
+                 : PyTuple_Pack(3, PyTuple_GetItem(doors, 0), PyTuple_GetItem(doors, 1), passing);
+    Py_XDECREF(doors);
+    Py_XDECREF(passing);
+    return answer;
 }
 
 PyDoc_STRVAR(telling_doc, "telling($module, what, /)\n--\n\nTells several processors: called with a span and a context, "

@@ -56,8 +56,8 @@ _NAMES: Final = (
 
 def doors(
     processor: AuditSpanProcessor, known: set[str], *, plain_reads: bool, failed: Callable[[Exception], None]
-) -> tuple[Callable[..., None], Callable[..., None]] | None:
-    """``on_start`` and ``on_end`` of *processor*, None where there is no shorter way than its own.
+) -> tuple[Callable[..., None], Callable[..., None], Callable[..., bool]] | None:
+    """``on_start``, ``on_end`` and ``passes`` of *processor*, None where there is no shorter way than its own.
 
     *known* are keys of attributes that are none of ours; *plain_reads* says that no rule can make a record of a read.
     """
@@ -67,9 +67,18 @@ def doors(
         return None
     current = runtime._current_context  # noqa: SLF001 - see above
     live, most = context.live.all_open()
-    made: tuple[Callable[..., None], Callable[..., None]] = _native.gate(
+    made: tuple[Callable[..., None], Callable[..., None], Callable[..., bool]] = _native.gate(
         (
-            *(processor.on_start, processor.on_end, SpanKind.SERVER, SpanKind.CONSUMER, live, most, known),
+            *(
+                processor.on_start,
+                processor.on_end,
+                processor.passes,
+                SpanKind.SERVER,
+                SpanKind.CONSUMER,
+                live,
+                most,
+                known,
+            ),
             *(context.OpenedSpan, processor, _SPAN, context.UPSTREAM, current, SAFE_METHODS, plain_reads),
             *(failed, context.SLOT, *_NAMES),
         )

@@ -105,7 +105,7 @@ class AuditSpanProcessor(SpanProcessor):
             self, self._plain.known, plain_reads=not self.decisions.chooses, failed=self._failed
         )
         if shorter is not None and type(self) is AuditSpanProcessor:
-            self.on_start, self.on_end = shorter  # type: ignore[method-assign]
+            self.on_start, self.on_end, self.passes = shorter  # type: ignore[method-assign]
 
     # -- OpenTelemetry's side
 

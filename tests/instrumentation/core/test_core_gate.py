@@ -23,7 +23,7 @@ def remote(upstream=None):
 
 def readable(processor):
     """*processor*, without its shorter ways."""
-    for name in ("on_start", "on_end"):
+    for name in ("on_start", "on_end", "passes"):
         vars(processor).pop(name)
     return processor
 
@@ -111,6 +111,38 @@ def test_a_source_that_fails_to_let_go_is_logged_once_and_raises_nothing(provide
         span.end()
         assert state.ended
     assert [record.exc_info[0] for record in caplog.records] == [RuntimeError]
+
+
+@pytest.mark.parametrize(
+    ("method", "status", "attributes", "passes"),
+    [
+        ("GET", 200, {}, True),
+        ("HEAD", 299, {}, True),
+        ("GET", 300, {}, False),
+        ("GET", 199, {}, False),
+        ("GET", 1 << 70, {}, False),
+        ("GET", -200, {}, False),
+        ("get", 200, {}, False),
+        ("POST", 200, {}, False),
+        ("GET", 200, {"audit.actor.id": "mallory"}, False),
+    ],
+)
+def test_both_ways_pass_over_the_same_answers(provider, method, status, attributes, passes):
+    known = {"http.request.method": "GET", **attributes}
+    span = provider.get_tracer("t").start_span("GET", kind=SpanKind.SERVER, attributes=known)
+    state = context.of_span(span)
+    assert provider.processor.passes(span, state, method, status) is passes
+    assert state.judged is passes
+
+
+@pytest.mark.parametrize("name", ["wanted", "certain", "held"])
+def test_neither_way_passes_over_what_somebody_asked_for(provider, name):
+    get = {"http.request.method": "GET"}
+    span = provider.get_tracer("t").start_span("GET", kind=SpanKind.SERVER, attributes=get)
+    state = context.of_span(span)
+    setattr(state, name, True)
+    assert not provider.processor.passes(span, state, "GET", 200)
+    assert not state.judged
 
 
 # -- several processors
