@@ -176,11 +176,11 @@ class AsgiSource:
 
     def _starts(self, message: MutableMapping[str, Any], state: OpenedSpan) -> None:
         status = self.status = message["status"]
+        if not self.denied and state.emitter.passes(self._span, state, self._scope["method"], status):
+            return
         headers = message.get("headers", ())
         if 300 <= status < 400:
             self.location = _header(headers, b"location")
-        if not self.denied and state.emitter.passes(self._span, state, self._scope["method"], status):
-            return
         # Where the length is known the body follows at once, so all is looked at then; otherwise it may never come.
         if b"content-length" not in dict(headers):
             self._respond(state)
