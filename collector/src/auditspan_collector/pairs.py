@@ -148,8 +148,8 @@ class Pairs:
         tags = self._tags
         held = self._held
         slots = self._mask + 1
-        self._tags = bytearray(2 * slots)
-        self._held = bytearray(2 * slots * _PAIR)
+        # Both, before one of them counts: there may be no memory for the second.
+        self._tags, self._held = bytearray(2 * slots), bytearray(2 * slots * _PAIR)
         self._mask = 2 * slots - 1
         for slot in range(slots):
             if tags[slot]:

@@ -183,16 +183,34 @@ static int starts(PyObject *self, PyObject *span, PyObject *context)
     return answer;
 }
 
-PyDoc_STRVAR(on_start_doc, "on_start($self, span, parent_context=None, /)\n--\n\nAs AuditSpanProcessor.on_start.");
+/* *function*, called with what we were called with: it knows what may be left out or named. */
+static PyObject *by_python(PyObject *function, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
+{
+    PyObject *positional = PyTuple_New(count), *named = PyDict_New(), *answer = NULL;
+    Py_ssize_t place, all = keywords == NULL ? 0 : PyTuple_Size(keywords);
+    int failed = positional == NULL || named == NULL;
+    for (place = 0; !failed && place < count; place++) {
+        Py_INCREF(arguments[place]);
+        failed = PyTuple_SetItem(positional, place, arguments[place]) < 0;
+    }
+    for (place = 0; !failed && place < all; place++)
+        failed = PyDict_SetItem(named, PyTuple_GetItem(keywords, place), arguments[count + place]) < 0;
+    if (!failed)
+        answer = PyObject_Call(function, positional, named);
+    Py_XDECREF(positional);
+    Py_XDECREF(named);
+    return answer;
+}
+
+PyDoc_STRVAR(on_start_doc, "on_start($self, span, parent_context=None)\n--\n\nAs AuditSpanProcessor.on_start.");
 
 static PyObject *on_start(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    Py_ssize_t all = count + (keywords == NULL ? 0 : PyTuple_Size(keywords));
-    PyObject *context = all > 1 ? arguments[1] : Py_None;
-    if (all < 1 || all > 2 || count < 1) { /* the SDK names the second one parent_context */
-        PyErr_SetString(PyExc_TypeError, "on_start takes a span and its parent_context");
-        return NULL;
-    }
+    Py_ssize_t named = keywords == NULL ? 0 : PyTuple_Size(keywords);
+    PyObject *context = count + named > 1 ? arguments[1] : Py_None;
+    /* The SDK names the second one. */
+    if (count < 1 || count + named > 2 || (named && PyUnicode_CompareWithASCIIString(PyTuple_GetItem(keywords, 0), "parent_context") != 0))
+        return by_python(C(STARTS), arguments, count, keywords);
     if (starts(self, arguments[0], context) == DONE)
         Py_RETURN_NONE;
     return PyObject_CallFunctionObjArgs(C(STARTS), arguments[0], context, NULL);
@@ -264,6 +282,8 @@ static int over(PyObject *self, PyObject *state, PyObject *id, PyObject *source)
     if (answer == NULL && PyErr_ExceptionMatches(PyExc_Exception)) {
         PyErr_Fetch(&type, &error, &trace);
         PyErr_NormalizeException(&type, &error, &trace);
+        if (error != NULL && trace != NULL)
+            PyException_SetTraceback(error, trace);
         answer = PyObject_CallFunctionObjArgs(C(FAILED), error == NULL ? Py_None : error, NULL);
         Py_XDECREF(type);
         Py_XDECREF(error);
@@ -302,12 +322,16 @@ static int ends(PyObject *self, PyObject *span, PyObject *state, PyObject *id)
     return answer;
 }
 
-PyDoc_STRVAR(on_end_doc, "on_end($self, span, /)\n--\n\nAs AuditSpanProcessor.on_end.");
+PyDoc_STRVAR(on_end_doc, "on_end($self, span)\n--\n\nAs AuditSpanProcessor.on_end.");
 
-static PyObject *on_end(PyObject *self, PyObject *span)
+static PyObject *on_end(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
 {
-    PyObject *ids = PyObject_GetAttr(span, C(N_CONTEXT)), *id, *state, *emitter;
+    PyObject *span, *ids, *id, *state, *emitter;
     int answer = UNDECIDED;
+    if (count != 1 || (keywords != NULL && PyTuple_Size(keywords) > 0))
+        return by_python(C(ENDS), arguments, count, keywords);
+    span = arguments[0];
+    ids = PyObject_GetAttr(span, C(N_CONTEXT));
     if (ids != NULL && PyTuple_Check(ids) && PyTuple_Size(ids) > 1) {
         id = PyTuple_GetItem(ids, 1);
         state = PyDict_GetItemWithError(C(LIVE), id);
@@ -335,141 +359,33 @@ static PyObject *on_end(PyObject *self, PyObject *span)
 static PyMethodDef on_start_def = {"on_start", (PyCFunction)(void (*)(void))on_start, METH_FASTCALL | METH_KEYWORDS,
                                    on_start_doc};
 static PyMethodDef passes_def = {"passes", (PyCFunction)(void (*)(void))told_passes, METH_FASTCALL, passes_doc};
-static PyMethodDef on_end_def = {"on_end", on_end, METH_O, on_end_doc};
-
-/* -- several span processors */
-
-/* gate.py makes the list in this order; REST is (processor, its class's function) for each of those in SEEN. */
-enum { SEVERAL, SEEN, REST, LEARN, NAME, PROCESSORS };
-
-/* As the SDK calls it: the context, where there is one, goes by its name. */
-static PyObject *call(PyObject *processor, PyObject *name, PyObject *span, PyObject *context)
-{
-    PyObject *method = PyObject_GetAttr(processor, name), *positional, *named, *answer = NULL;
-    if (method == NULL)
-        return NULL;
-    if (context == NULL)
-        answer = PyObject_CallFunctionObjArgs(method, span, NULL);
-    else if (PyCFunction_Check(method) && PyCFunction_GetFunction(method) == on_start_def.ml_meth)
-        answer = PyObject_CallFunctionObjArgs(method, span, context, NULL);
-    else {
-        positional = PyTuple_Pack(1, span);
-        named = PyDict_New();
-        if (positional != NULL && named != NULL && PyDict_SetItemString(named, "parent_context", context) == 0)
-            answer = PyObject_Call(method, positional, named);
-        Py_XDECREF(positional);
-        Py_XDECREF(named);
-    }
-    Py_DECREF(method);
-    return answer;
-}
-
-/* Call the method NAME of each processor of SEVERAL in turn, but for those whose class leaves it empty. */
-static PyObject *tell(PyObject *self, PyObject *span, PyObject *context)
-{
-    PyObject *name = PyList_GetItem(self, NAME), *rest, *one, *answer, *function, *processor;
-    PyObject *processors = PyObject_GetAttr(PyList_GetItem(self, SEVERAL), PyList_GetItem(self, PROCESSORS));
-    Py_ssize_t place;
-    if (processors == NULL)
-        return NULL;
-    if (processors != PyList_GetItem(self, SEEN)) {
-        answer = PyObject_CallFunctionObjArgs(PyList_GetItem(self, LEARN), self, processors, NULL);
-        if (answer == NULL) {
-            Py_DECREF(processors);
-            return NULL;
-        }
-        Py_DECREF(answer);
-    }
-    Py_DECREF(processors);
-    rest = PyList_GetItem(self, REST);
-    Py_INCREF(rest); /* another thread may learn anew */
-    for (place = 0; place < PyTuple_Size(rest); place++) {
-        one = PyTuple_GetItem(rest, place);
-        processor = PyTuple_GetItem(one, 0);
-        if (PyTuple_GetItem(one, 1) != Py_None) { /* empty, unless somebody has put another in its place */
-            function = PyObject_GetAttr((PyObject *)Py_TYPE(processor), name);
-            if (function == PyTuple_GetItem(one, 1)) {
-                Py_DECREF(function);
-                continue;
-            }
-            PyErr_Clear();
-            Py_XDECREF(function);
-        }
-        answer = call(processor, name, span, context);
-        if (answer == NULL) {
-            Py_DECREF(rest);
-            return NULL;
-        }
-        Py_DECREF(answer);
-    }
-    Py_DECREF(rest);
-    Py_RETURN_NONE;
-}
-
-static PyObject *tell_start(PyObject *self, PyObject *const *arguments, Py_ssize_t count, PyObject *keywords)
-{
-    Py_ssize_t all = count + (keywords == NULL ? 0 : PyTuple_Size(keywords));
-    if (all < 1 || all > 2 || count < 1) {
-        PyErr_SetString(PyExc_TypeError, "on_start takes a span and its parent_context");
-        return NULL;
-    }
-    return tell(self, arguments[0], all > 1 ? arguments[1] : Py_None);
-}
-
-static PyObject *tell_end(PyObject *self, PyObject *span) { return tell(self, span, NULL); }
+static PyMethodDef on_end_def = {"on_end", (PyCFunction)(void (*)(void))on_end, METH_FASTCALL | METH_KEYWORDS, on_end_doc};
 
 /* -- the module */
-
-static PyMethodDef tell_start_def = {"on_start", (PyCFunction)(void (*)(void))tell_start, METH_FASTCALL | METH_KEYWORDS,
-                                     NULL};
-static PyMethodDef tell_end_def = {"on_end", tell_end, METH_O, NULL};
-
-static PyObject *pair(PyMethodDef *first, PyMethodDef *second, PyObject *self)
-{
-    PyObject *one = PyCFunction_NewEx(first, self, NULL), *two = PyCFunction_NewEx(second, self, NULL);
-    PyObject *answer = one == NULL || two == NULL ? NULL : PyTuple_Pack(2, one, two);
-    Py_XDECREF(one);
-    Py_XDECREF(two);
-    return answer;
-}
 
 PyDoc_STRVAR(gate_doc, "gate($module, constants, /)\n--\n\non_start, on_end and passes of a processor.");
 
 static PyObject *gate(PyObject *module, PyObject *constants)
 {
-    PyObject *doors, *passing, *answer;
+    PyObject *start, *end, *passing, *answer;
     (void)module;
     if (!PyTuple_CheckExact(constants) || PyTuple_Size(constants) != CONSTANTS ||
         !PyDict_CheckExact(PyTuple_GetItem(constants, LIVE)) || !PyType_Check(PyTuple_GetItem(constants, STATE))) {
         PyErr_SetString(PyExc_TypeError, "gate takes the tuple that gate.py makes");
         return NULL;
     }
-    doors = pair(&on_start_def, &on_end_def, constants);
+    start = PyCFunction_NewEx(&on_start_def, constants, NULL);
+    end = PyCFunction_NewEx(&on_end_def, constants, NULL);
     passing = PyCFunction_NewEx(&passes_def, constants, NULL);
-    answer = doors == NULL || passing == NULL
-                 ? NULL
-                 : PyTuple_Pack(3, PyTuple_GetItem(doors, 0), PyTuple_GetItem(doors, 1), passing);
-    Py_XDECREF(doors);
+    answer = start == NULL || end == NULL || passing == NULL ? NULL : PyTuple_Pack(3, start, end, passing);
+    Py_XDECREF(start);
+    Py_XDECREF(end);
     Py_XDECREF(passing);
     return answer;
 }
 
-PyDoc_STRVAR(telling_doc, "telling($module, what, /)\n--\n\nTells several processors: called with a span and a context, "
-                          "and with a span.");
-
-static PyObject *telling(PyObject *module, PyObject *what)
-{
-    (void)module;
-    if (!PyList_CheckExact(what) || PyList_Size(what) != PROCESSORS + 1) {
-        PyErr_SetString(PyExc_TypeError, "telling takes the list that gate.py makes");
-        return NULL;
-    }
-    return pair(&tell_start_def, &tell_end_def, what);
-}
-
 static PyMethodDef methods[] = {
     {"gate", gate, METH_O, gate_doc},
-    {"telling", telling, METH_O, telling_doc},
     {NULL, NULL, 0, NULL},
 };
 

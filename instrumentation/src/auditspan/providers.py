@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Final
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 
-from auditspan.gate import tell_briefly
 from auditspan.sampler import audit
 
 if TYPE_CHECKING:
@@ -79,8 +78,6 @@ def _add(provider: TracerProvider, processor: SpanProcessor) -> None:
     before = getattr(several, "_span_processors", ())
     if all(type(one).__module__.startswith(_SDK) for one in before):
         provider.add_span_processor(processor)
-        tell_briefly(several)
         return
     provider.add_span_processor(_Starts(processor))
     several._span_processors = (_Ends(processor), *several._span_processors)  # noqa: SLF001 - docs/decisions/0010
-    tell_briefly(several)

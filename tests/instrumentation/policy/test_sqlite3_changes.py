@@ -9,6 +9,8 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from auditspan.extractors import dbapi as extractor
 from auditspan.extractors import driver_connections, sqlalchemy
 from auditspan.rules_file import parse
 from auditspan.settings import Settings
+from opentelemetry.instrumentation.dbapi import DatabaseApiIntegration
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -500,3 +503,47 @@ def test_the_example_of_the_documentation_does_what_the_page_says(shop):
     assert said(only(running)) == ("UPDATE", "order", "7", "success")
     assert only(running).attributes["auditspan.change.before.status"] == "new"
     assert only(running).attributes["auditspan.change.after.status"] == "paid"
+
+
+def test_connections_that_are_made_at_the_same_time_keep_their_own_files(shop, tmp_path):
+    both = threading.Barrier(2, timeout=10)
+
+    class Slow(sqlite3.Connection):
+        def __init__(self, *args, **kwargs):
+            both.wait()  # when each thread has said which file it wants
+            super().__init__(*args, **kwargs)
+
+    def work(number: int) -> None:
+        with closing(sqlite3.connect(tmp_path / f"{number}.db", factory=Slow)) as connection:
+            connection.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, status TEXT)")
+            with running.serve():
+                connection.execute(INSERT, (number, "paid"))
+                connection.commit()
+
+    running = shop()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, [1, 2]))
+    assert {change["target.id"]: change.attributes["db.namespace"] for change in changes_of(running)} == {
+        "1": str(tmp_path / "1.db"),
+        "2": str(tmp_path / "2.db"),
+    }
+
+
+def test_a_connection_that_names_no_database_does_not_get_the_last_ones(shop):
+    """As MySQL's may; what OpenTelemetry knows of connections, all of them share."""
+
+    class Connection(sqlite3.Connection):
+        db = b"shop"
+
+    running = shop()
+    integration = DatabaseApiIntegration("t", "mysql", connection_attributes={"database": "db"})
+    for name in (b"shop", None):
+        Connection.db = name
+        made = integration.wrapped_connection(Connection, (":memory:",), {})
+        with closing(made) as connection:
+            cursor = connection.cursor()
+            cursor.execute("CREATE TABLE orders (id INTEGER PRIMARY KEY, status TEXT)")
+            with running.serve():
+                cursor.execute(INSERT, (1, "paid"))
+                connection.commit()
+    assert [change.attributes.get("db.namespace", "") for change in changes_of(running)] == ["shop", ""]

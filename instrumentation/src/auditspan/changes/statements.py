@@ -1,7 +1,8 @@
 """Read from a text of SQL which tables it changes, and whether it begins or ends a transaction. Pure.
 
 Only heads of statements are read: the verb, and the table's name after it. Comments, quoted names, schemas and ``WITH`` are
-understood; what isn't is no change. Values are skipped and never kept. The work is bounded by ``MAX_LENGTH``, and linear.
+understood; what isn't is no change. Values are skipped; a text that holds some is kept in this process's memory alone, with
+the last few hundred others, to be read once. The work is bounded by ``MAX_LENGTH``, and linear.
 """
 
 from __future__ import annotations

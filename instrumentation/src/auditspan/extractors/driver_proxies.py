@@ -7,6 +7,7 @@ connection. Nothing is added to what a connection has.
 from __future__ import annotations
 
 import functools
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 from auditspan.changes.bindings import FORMAT, QMARK
@@ -26,6 +27,8 @@ _STYLES_OF_SYSTEMS: Final = {"sqlite": QMARK, "postgresql": FORMAT, "mysql": FOR
 _PARAMETERS: Final = ("params", "vars", "args", "parameters", "params_seq", "vars_list", "seq_of_parameters")
 _GIVING_IDS: Final = frozenset({"sqlite", "mysql"})
 _NO_PARAMETERS: Final = (None,)
+# Of the sqlite3 connection that is being made here: all of them share one integration, and other threads make theirs.
+_FILE: Final[ContextVar[str]] = ContextVar("auditspan-sqlite-file", default="")
 
 
 def hook(dbapi: Any) -> None:
@@ -59,8 +62,16 @@ class _Watched:
         self.system = str(integration.database_system)
         self.gives_ids = self.system in _GIVING_IDS
         self.style = style_of(integration)
-        database = getattr(integration, "_auditspan_file", "") or integration.database
-        self.watch = Watch(raw, self.system, str(database or ""), keep=True)
+        self.watch = Watch(raw, self.system, _database_of(raw, integration), keep=True)
+
+
+def _database_of(raw: Any, integration: Any) -> str:
+    """As the connection says; the integration would have that of the last connection that said one."""
+    if integration.database_system == "sqlite":
+        return _FILE.get()
+    path = integration.connection_attributes.get("database")
+    found = functools.reduce(lambda it, name: getattr(it, name, None), path.split("."), raw) if path else None
+    return found.decode(errors="ignore") if isinstance(found, bytes) else str(found or "")
 
 
 def style_of(integration: Any) -> str:
@@ -90,10 +101,12 @@ def _naming_file(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def connect(self: Any, method: Any, args: Any, kwargs: Any) -> Any:
-        if self.database_system == "sqlite":
-            given = args[0] if args else kwargs.get("database", "")
-            self._auditspan_file = str(given).partition("?")[0]  # a URI may hold more than a name
-        return original(self, method, args, kwargs)
+        given = args[0] if args else kwargs.get("database", "")
+        said = _FILE.set(str(given).partition("?")[0])  # a URI may hold more than a name
+        try:
+            return original(self, method, args, kwargs)
+        finally:
+            _FILE.reset(said)
 
     return connect
 

@@ -82,7 +82,7 @@ def rows_of(head: Head, sent: Sent, rule: Rule) -> tuple[int, list[Row]]:
         bound = sets[0]
         if isinstance(bound, (tuple, list)) and len(bound) == plan.shape.bound:
             key = bound[plan.at] if plan.at >= 0 else None
-            if key is None and sent.last_id and (plan.declared or sent.certain_id):
+            if key in (None, "") and sent.last_id and (plan.declared or sent.certain_id):
                 key = sent.last_id
             return 1, [Row(as_text(key, MAX_KEY))] if key is not None else []
     return _read(head, sent, plan)
