@@ -117,9 +117,7 @@ class Client(Protocol):
 
 class HttpClient:
     def __init__(self, service: Service):
-        # A new connection for each request, as many users would; not by a limit of the pool, whose threads close
-        # each other's connections.
-        self._client = loopback.Client(timeout=10, headers={"Connection": "close"})
+        self._client = loopback.ClosingClient(timeout=10)  # as many users would
         self._url = f"http://127.0.0.1:{service.port}/orders/"
 
     def order(self, order_id: str) -> str:

@@ -110,9 +110,7 @@ def traceparent(trace_id: str, *, sampled: bool = True) -> dict[str, str]:
 
 def _client() -> httpx.Client:
     # A new connection for each request: a server that closes one after an exception may do so while we reuse it.
-    # Said in the request and not by a limit of the pool: httpcore closes a connection above its limit even when it
-    # gave it to another thread a moment ago, whose request then fails with EBADF.
-    return loopback.Client(timeout=DEADLINE_S, headers={"Connection": "close"})
+    return loopback.ClosingClient(timeout=DEADLINE_S)
 
 
 @dataclass

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 import auditspan
@@ -119,12 +120,10 @@ def _subjects(on: str, extractor: str, change: Callable[[Service], Change]) -> t
         records=(2, 2),
         tells=b"db.collection.name",
     )
-    unsaid = Subject(
-        on,
-        extractor,
-        lambda service: _requests(service, change(service), said=False),
+    unsaid = replace(
+        said,
+        service=lambda service: _requests(service, change(service), said=False),
         records=(1, 2),
-        tells=b"db.collection.name",
         case="extractor_with_record",
     )
     return said, unsaid

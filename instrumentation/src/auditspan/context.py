@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from auditspan.rules import Rule
     from auditspan.told import Told
 
-_SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
+# Of the current span in a context; empty where this OpenTelemetry has another.
+SPAN_KEY: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")
 UPSTREAM: Final = otel_context.create_key("auditspan-upstream")
 _KEPT = otel_context.create_key("auditspan-kept")
 _STATE = otel_context.create_key("auditspan-state")
@@ -353,7 +354,9 @@ def is_kept(context: Context | None) -> bool:
 def current(context: Context | None = None) -> AuditedSpan | None:
     """The audited span that code under *context* (default: the current one) runs in, or None."""
     there = otel_context.get_current() if context is None else context
-    found = getattr(there.get(_SPAN), SLOT, None)  # a third of what the public way costs, and mostly enough
+    found = getattr(
+        there.get(SPAN_KEY), SLOT, None
+    )  # a third of what the public way costs, and mostly enough
     if isinstance(found, AuditedSpan):
         return found
     span = trace.get_current_span(there)

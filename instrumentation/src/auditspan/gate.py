@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
-import opentelemetry.trace.propagation
 from opentelemetry import context as otel_context
 from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 from opentelemetry.trace import SpanKind
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
 COMPILED: Final = _native is not None
 
-_SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", None)
 # In the order in which _gate.c has them.
 _NAMES: Final = (
     *("_kind", "_attributes", "_dict", "_context", "_parent", "get"),
@@ -59,7 +57,7 @@ def doors(
     """
     # The variable itself, as a call for it in each span costs more than what is then done with it.
     runtime = getattr(otel_context, "_RUNTIME_CONTEXT", None)
-    if _native is None or _SPAN is None or type(runtime) is not ContextVarsRuntimeContext:
+    if _native is None or not context.SPAN_KEY or type(runtime) is not ContextVarsRuntimeContext:
         return None
     current = runtime._current_context  # noqa: SLF001 - see above
     live, most = context.live.all_open()
@@ -75,7 +73,15 @@ def doors(
                 most,
                 known,
             ),
-            *(context.OpenedSpan, processor, _SPAN, context.UPSTREAM, current, SAFE_METHODS, plain_reads),
+            *(
+                context.OpenedSpan,
+                processor,
+                context.SPAN_KEY,
+                context.UPSTREAM,
+                current,
+                SAFE_METHODS,
+                plain_reads,
+            ),
             *(failed, context.SLOT, *_NAMES),
         )
     )

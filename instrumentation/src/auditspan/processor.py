@@ -18,7 +18,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-import opentelemetry.trace.propagation
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _live_of: Final = context.live.of
-_SPAN: Final = getattr(opentelemetry.trace.propagation, "_SPAN_KEY", "")  # of the current span in a context
+_SPAN: Final = context.SPAN_KEY
 _SAMPLED: Final = int(TraceFlags.SAMPLED)  # of the fourth of a SpanContext, which is a tuple
 _SERVER: Final = SpanKind.SERVER
 _CONSUMER: Final = SpanKind.CONSUMER

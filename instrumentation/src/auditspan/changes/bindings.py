@@ -85,16 +85,19 @@ def shape_of(sql: str, style: str) -> Shape:
     """What *sql*, which is one INSERT, REPLACE, UPDATE or DELETE, binds in the parameters' *style*."""
     if len(sql) <= MAX_LENGTH:
         return _cached(sql, style)
-    if style not in _BINDS or (style != QMARK and "\\" in sql[:MAX_LENGTH]):  # an escape in a text
+    if _is_odd(sql[:MAX_LENGTH], style) or _UPSERT.search(sql):
         return _NOTHING
-    return _NOTHING if _UPSERT.search(sql) else _read(sql[:_MAX_BEGINNING], style, whole=False)
+    return _read(sql[:_MAX_BEGINNING], style, whole=False)
 
 
 @lru_cache(maxsize=512)
 def _cached(sql: str, style: str) -> Shape:
-    if style not in _BINDS or (style != QMARK and "\\" in sql):  # as above
-        return _NOTHING
-    return _read(sql, style, whole=True)
+    return _NOTHING if _is_odd(sql, style) else _read(sql, style, whole=True)
+
+
+def _is_odd(sql: str, style: str) -> bool:
+    """Whether parameters stand in *sql* in a way that is not known, or there is an escape in a text."""
+    return style not in _BINDS or (style != QMARK and "\\" in sql)
 
 
 def _read(sql: str, style: str, *, whole: bool) -> Shape:

@@ -82,9 +82,10 @@ _told: Final[deque[str]] = deque(maxlen=1000)  # tasks whose process was lost
 
 
 def _prerun(*_: Any, task_id: str = "", task: Any = None, **__: Any) -> None:
-    _begun(task_id, task)
+    _begin(task_id, task)
 
 
+@guard
 def _begin(task_id: str, task: Any) -> None:
     from opentelemetry import trace  # noqa: PLC0415 - with its SDK, where there is a span
 
@@ -98,13 +99,11 @@ def _begin(task_id: str, task: Any) -> None:
     _runs[task_id] = (span, source)
 
 
-_begun: Final = guard(_begin)
-
-
 def _postrun(*_: Any, task_id: str = "", state: str | None = "", **__: Any) -> None:
-    _ended(task_id, state or "")
+    _end(task_id, state or "")
 
 
+@guard
 def _end(task_id: str, state: str) -> None:
     span, source = _runs.pop(task_id, (None, None))
     if source is None or source.outcome:
@@ -117,9 +116,6 @@ def _end(task_id: str, state: str) -> None:
         audited = context.of_span(span)
         if audited is not None:
             audited.written = True
-
-
-_ended: Final = guard(_end)
 
 
 def _in_a_pool() -> bool:
