@@ -260,6 +260,15 @@ class Collector:
     def of(self, trace_id: str) -> list[Written]:
         return [span for span in list(self.spans) if span.trace_id == trace_id]
 
+    def ordinary(self, record: Written) -> Written:
+        """The ordinary span of *record*, once it is there; those inside it may come in an earlier batch."""
+
+        def same() -> list[Written]:
+            return [span for span in self.of(record.trace_id) if span.span.span_id == record.span.span_id]
+
+        (found,) = wait_for(same, f"the ordinary span of a record of trace {record.trace_id}")
+        return found
+
     def stop(self) -> None:
         self._server.stop(0).wait()
 
